@@ -1,0 +1,53 @@
+# Everything below works on a fresh machine with Python 3.11 to 3.13 and make; no Docker, no root, no server.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# `make demo PYTHON=/path/to/python` picks an interpreter; otherwise the first that fits is taken.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& { command -v $$p; break; }; done)
+
+.PHONY: help demo up replay test test-fast check format venv clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## The main job: 2,000 LLM requests priced, reserved, settled and verified (DEMO_ARGS='--keep')
+	@$(VENV)/bin/billing-tasks demo $(DEMO_ARGS)
+
+up: $(STAMP) ## Start PostgreSQL, Valkey, worker, beat and Flower; Ctrl-C stops them (UP_ARGS=...)
+	@$(VENV)/bin/billing-tasks up $(UP_ARGS)
+
+test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_ARGS='-k reserve')
+	@$(PY) -m pytest $(TEST_ARGS)
+
+test-fast: $(STAMP) ## The tests that need no server
+	@$(PY) -m pytest tests/unit tests/tidy $(TEST_ARGS)
+
+check: $(STAMP) ## ruff, mypy --strict, import contracts
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: $(STAMP) ## Format the code
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+venv: $(STAMP) ## Make .venv with everything in it
+
+clean: ## Remove .venv and the data of demo and up (.billing)
+	rm -rf $(VENV) .billing
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) can't make virtual environments: its venv or ensurepip module is missing." >&2; \
+		echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV) with $$($(PYTHON) --version) ..."
+	@test -x $(PY) && $(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

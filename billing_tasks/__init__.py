@@ -1,0 +1,44 @@
+"""billing_tasks: quota reserved inline in Redis, settled by Celery into PostgreSQL.
+
+from billing_tasks import Bookkeeper, AsyncBookkeeper, Accounts, ConsumeLog
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from billing_tasks.accounts import Accounts
+    from billing_tasks.aio import AsyncBookkeeper
+    from billing_tasks.bookkeeper import Bookkeeper
+    from billing_tasks.consume_log import ConsumeLog
+    from billing_tasks.pricing import Price
+    from billing_tasks.reservation import Receipt, Reservation
+    from billing_tasks.settings import Settings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Accounts": "accounts",
+    "AsyncBookkeeper": "aio",
+    "Bookkeeper": "bookkeeper",
+    "ConsumeLog": "consume_log",
+    "Price": "pricing",
+    "Receipt": "reservation",
+    "Reservation": "reservation",
+    "Settings": "settings",
+}
+
+__all__ = ["Accounts", "AsyncBookkeeper", "Bookkeeper", "ConsumeLog", "Price", "Receipt", "Reservation", "Settings"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: `import billing_tasks.pricing` must not pull in Celery, SQLAlchemy and Redis.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,12 @@
+"""Options and arguments that several commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for machines.")]
+UserId = Annotated[int, typer.Argument(help="The user's id.", show_default=False)]
+TokenId = Annotated[int, typer.Argument(help="The token's id.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many rows at most.")]

@@ -1,0 +1,146 @@
+"""What happened to a request, as the outbox carries it and the ledger books it.
+
+An event is written once, by the Lua script that changed the hold, and read by
+the worker that posts it. It is JSON with the names of the consume log, so that
+`redis-cli XRANGE` and a dead letter can be read by a person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """What an event does to the ledger."""
+
+    CONSUME = "consume"  # book what was used
+    RELEASE = "release"  # a hold ended unused: refunded before the charge, or expired
+    REFUND = "refund"  # give back a booked charge, whole or in part
+    CONFLICT = "conflict"  # the same id came with another body: keep it, never apply it
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """One outbox entry. Quota is in units of quota, times in milliseconds."""
+
+    kind: Kind
+    request_id: str
+    user_id: int
+    token_id: int
+    fingerprint: str  # 32 hex digits
+    quota: int = 0  # consume: charged; release: what was held; refund: amount, ignored if `whole`
+    held_quota: int = 0  # consume: the hold it closed (0: none was open). Set by the script, not by the caller
+    channel_id: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model_name: str = ""
+    token_name: str = ""
+    group: str = ""
+    content: str = ""  # consume: the caller's remark; release and refund: the reason
+    client_key: str = ""
+    pre_consumed_quota: int = 0  # what the reference would have reported; no arithmetic reads it
+    model_ratio: str = ""
+    completion_ratio: str = ""
+    group_ratio: str = ""
+    elapsed_ms: int = 0
+    is_stream: bool = False
+    usage: dict[str, Any] | None = None  # the upstream's own detail, kept as it came
+    refund_id: str = ""
+    whole: bool = False  # refund: all that is left of the charge
+    expired: bool = False  # release: nobody came back
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event as JSON."""
+    return _encoder.encode(event)
+
+
+def encode_all(events: list[Event]) -> str:
+    """Many events as one JSON array, the argument of the posting function."""
+    return _encoder.encode(events).decode()
+
+
+def decode(payload: bytes) -> Event:
+    """The event again. Raises msgspec.ValidationError or DecodeError for what is none."""
+    return _decoder.decode(payload)
+
+
+def consume_fingerprint(
+    *,
+    user_id: int,
+    token_id: int,
+    channel_id: int,
+    model_name: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    quota: int,
+) -> str:
+    """What makes two consumes the same: who, where, what and how much; no timings, no remarks."""
+    return fingerprint("consume", user_id, token_id, channel_id, model_name, prompt_tokens, completion_tokens, quota)
+
+
+def fingerprint(*parts: object) -> str:
+    """32 hex digits over the parts. The separator can't occur in a number and is refused in names."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class Posted(StrEnum):
+    """What the ledger answers for one event."""
+
+    POSTED = "posted"  # booked now
+    DUPLICATE = "duplicate"  # booked before, with the same body
+    CONFLICT = "conflict"  # booked before, with another body
+    UNKNOWN_USER = "unknown_user"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - no such token, or another user's
+    NO_CHARGE = "no_charge"  # refund: nothing was charged under this request_id (yet)
+    ABOVE_CHARGE = "above_charge"  # refund: more than is left of the charge
+
+    @property
+    def booked(self) -> bool:
+        """True if the ledger now holds the event, whoever booked it."""
+        return self in (Posted.POSTED, Posted.DUPLICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """A user as PostgreSQL has it; what Redis keeps a copy of."""
+
+    id: int
+    quota: int  # remaining
+    used_quota: int
+    request_count: int
+    group_name: str
+    status: str  # enabled | disabled
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token as PostgreSQL has it; what Redis keeps a copy of."""
+
+    id: int
+    user_id: int
+    name: str
+    remain_quota: int
+    used_quota: int
+    unlimited_quota: bool
+    status: str  # enabled | disabled | deleted
+    expires_at_ms: int | None  # None: never
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostedBatch:
+    """The ledger's answer to a batch: one outcome per event, and every account named, as it is now."""
+
+    outcomes: list[Posted]
+    users: list[UserRow]
+    tokens: list[TokenRow]

@@ -1,0 +1,11 @@
+"""Flows: one story each, and no flow imports another.
+
+A flow is a generator. It yields what it wants done (a command for Redis, a call
+of the ledger, a ring of the doorbell) and gets the answer sent back, so that the
+same story runs sync, under asyncio, and step by step under a simulator.
+
+reserve.py  open a hold                    refund.py     give back a hold or a charge
+consume.py  close it, file what was used   expire.py     release what nobody came back for
+settle.py   book the outbox                retry.py      dead letters, once more
+accounts.py copies of accounts in Redis    ring.py       outboxes that nobody drains
+"""

@@ -1,0 +1,21 @@
+"""Balance: what a user has available, from Redis, loaded first if need be."""
+
+from __future__ import annotations
+
+from billing_tasks.errors import Unavailable, UserQuotaUnreadable
+from billing_tasks.flows.effects import Flow, InLedger, ask
+from billing_tasks.holds.commands import Commands
+from billing_tasks.settings import Settings
+
+
+def available_quota(user_id: int, *, commands: Commands, settings: Settings) -> Flow[int]:
+    """balance - held - unposted, in quota. Raises UserNotFound or UserQuotaUnreadable."""
+    try:
+        seen = yield from ask(commands.balance(user_id=user_id))
+        if seen.loaded and seen.age_ms <= settings.fresh_seconds * 1000:
+            return seen.available
+        row = yield from ask(InLedger(lambda ledger: ledger.get_user(user_id)))
+        yield from ask(commands.load_user(row, began_ms=seen.now_ms, epoch=seen.epoch))
+        return (yield from ask(commands.balance(user_id=user_id))).available
+    except Unavailable as exc:
+        raise UserQuotaUnreadable(exc.message) from exc

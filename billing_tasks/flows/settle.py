@@ -1,0 +1,247 @@
+"""Settle: book what waits in a shard's outbox.
+
+PostgreSQL first, Redis second. Events stay in the outbox until the ledger has
+committed them; a crash between the two leaves them there, posting again answers
+"duplicate", and then they are removed. One drainer per shard at a time is a
+matter of thrift: two would book nothing twice.
+
+An event that can't be booked never stops its batch: the batch is halved down to
+it, it becomes a dead letter, and the others post.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from billing_tasks import events
+from billing_tasks.errors import Unavailable
+from billing_tasks.events import Event, Kind, Posted, TokenRow, UserRow
+from billing_tasks.flows import letters
+from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
+from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands
+from billing_tasks.holds.outcomes import Lease, Leave
+from billing_tasks.holds.replies import LeaseReply, OutboxEntry
+from billing_tasks.ledger.failures import LedgerRefusedData
+from billing_tasks.settings import Settings
+
+#: How long consumes don't ring after a drainer gave up on PostgreSQL: its own retry comes first.
+QUIET_AFTER_FAILURE_MS = 10_000
+
+
+@dataclass(slots=True)
+class Drained:
+    """What one run of a drainer did. `lag_ms` is the age of the oldest event it met."""
+
+    posted: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    request_ids: list[str] = field(default_factory=list)
+    lag_ms: int = 0
+    taken: bool = False  # somebody else drains
+
+    def as_dict(self) -> dict[str, object]:
+        """What Flower shows as the task's result."""
+        if self.taken:
+            return {"taken": True}
+        return {
+            "posted": self.posted,
+            "duplicates": self.duplicates,
+            "dead_lettered": self.dead_lettered,
+            "request_ids": self.request_ids,
+            "lag_ms": self.lag_ms,
+        }
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One batch on its way: what the ledger answered so far."""
+
+    shard: int
+    epoch: int
+    outcomes: Counter[Posted] = field(default_factory=Counter)
+    users: dict[int, UserRow] = field(default_factory=dict)
+    tokens: dict[int, TokenRow] = field(default_factory=dict)
+    refused: list[letters.Letter] = field(default_factory=list)
+
+
+def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now: Callable[[], float]) -> Flow[Drained]:
+    """Book the shard's outbox until it is empty or the time budget is used up. Raises Unavailable.
+
+    `owner` names this run; `now` is a monotonic clock in seconds.
+    """
+    done = Drained()
+    deadline = now() + settings.settle_budget_seconds
+    try:
+        while True:
+            lease = yield from ask(commands.lease(shard, owner=owner, lease_ms=settings.lease_ms))
+            if lease.outcome is Lease.TAKEN:
+                done.taken = not done.request_ids
+                return done
+            entries = yield from ask(commands.read_outbox(shard, count=settings.batch_size))
+            if entries:
+                yield from _settle(shard, _one_epoch(entries), lease, done, commands)
+                if now() < deadline:
+                    continue
+                yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms))
+                yield Ring(shard, done.request_ids[-1])
+                return done
+            if (yield from ask(commands.leave(shard, owner=owner))) is not Leave.NOT_EMPTY:
+                return done
+    except Unavailable:
+        yield from _let_go(shard, owner, commands)
+        raise
+
+
+def _let_go(shard: int, owner: str, commands: Commands) -> Flow[None]:
+    try:
+        yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=QUIET_AFTER_FAILURE_MS))
+    except Unavailable:
+        return  # Redis is away too; the lease runs out by itself
+
+
+def _one_epoch(entries: list[OutboxEntry]) -> list[OutboxEntry]:
+    first = entries[0].epoch
+    return entries if entries[-1].epoch == first else [entry for entry in entries if entry.epoch == first]
+
+
+def _settle(shard: int, entries: list[OutboxEntry], lease: LeaseReply, done: Drained, commands: Commands) -> Flow[None]:
+    batch = _Batch(shard, entries[0].epoch)
+    bookable: list[tuple[OutboxEntry, Event]] = []
+    refunds: list[tuple[OutboxEntry, Event]] = []
+    for entry in entries:
+        event = _decode(entry, batch)
+        if event is not None:
+            (refunds if event.kind is Kind.REFUND else bookable).append((entry, event))
+
+    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))
+    for _, event in refunds:  # after the batch's consumes: a refund's charge may be among them
+        yield from _post_refund(event, batch)
+    numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox
+    yield from _settled(shard, entries, lease, batch, commands)
+    for letter, number in zip(batch.refused, numbers, strict=True):
+        yield from _show_in_flower(letter, number)
+
+    done.posted += batch.outcomes[Posted.POSTED]
+    done.duplicates += batch.outcomes[Posted.DUPLICATE]
+    done.dead_lettered += len(batch.refused)
+    done.request_ids += [entry.request_id for entry in entries[: max(0, 20 - len(done.request_ids))]]
+    done.lag_ms = max(done.lag_ms, lease.now_ms - entries[0].filed_ms)
+
+
+def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
+    """The event, completed by what only the script knew; None if it became a dead letter."""
+    try:
+        event = events.decode(entry.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        batch.refused.append(letters.of_entry(entry, str(exc)))
+        return None
+    named = (event.request_id, event.user_id, event.quota if entry.weight else 0)
+    if named != (entry.request_id, entry.user_id, entry.weight):
+        error = "the payload names another request, user or quota than the outbox entry"
+        batch.refused.append(letters.of_entry(entry, error))
+        return None
+    if entry.kind == Kind.CONFLICT:
+        event.kind = Kind.CONFLICT  # the gateway sent it as a consume; the script knew better
+        batch.refused.append(letters.of_outcome(event, Posted.CONFLICT))
+        return None
+    if entry.kind == Kind.CONSUME:
+        event.held_quota = entry.held
+    elif entry.kind == Kind.RELEASE:
+        event.quota = entry.held
+    return event
+
+
+def _post(items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int, int]) -> Flow[None]:
+    """Book consumes and releases; halve what the ledger can't store until the one is found."""
+    posting = [event for _, event in items]
+    try:
+        answer = yield from ask(
+            InLedger(
+                lambda ledger: ledger.post_batch(
+                    batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1]
+                )
+            )
+        )
+    except LedgerRefusedData as exc:
+        if len(items) == 1:
+            batch.refused.append(letters.of_event(posting[0], "malformed", exc.message))
+            yield from _post([], batch, seqs)
+            return
+        half = len(items) // 2
+        middle = items[half][0].seq
+        yield from _post(items[:half], batch, (seqs[0], middle - 1))
+        yield from _post(items[half:], batch, (middle, seqs[1]))
+        return
+    batch.outcomes.update(answer.outcomes)
+    batch.users.update((row.id, row) for row in answer.users)
+    batch.tokens.update((row.id, row) for row in answer.tokens)
+    for event, outcome in zip(posting, answer.outcomes, strict=True):
+        if not outcome.booked:
+            batch.refused.append(letters.of_outcome(event, outcome))
+
+
+def _post_refund(event: Event, batch: _Batch) -> Flow[None]:
+    try:
+        answer = yield from ask(InLedger(lambda ledger: ledger.post_refund(batch.shard, event)))
+    except LedgerRefusedData as exc:
+        batch.refused.append(letters.of_event(event, "malformed", exc.message))
+        return
+    outcome = answer.outcomes[0]
+    batch.outcomes[outcome] += 1
+    batch.users.update((row.id, row) for row in answer.users)
+    batch.tokens.update((row.id, row) for row in answer.tokens)
+    if not outcome.booked:
+        batch.refused.append(letters.of_outcome(event, outcome))
+
+
+def _settled(
+    shard: int, entries: list[OutboxEntry], lease: LeaseReply, batch: _Batch, commands: Commands
+) -> Flow[None]:
+    """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
+    calls = []
+    left_users, left_tokens = dict(batch.users), dict(batch.tokens)  # refunds bring rows that no entry names
+    chunks = _by_user(entries)
+    for chunk in chunks:
+        last = chunk is chunks[-1]
+        user_ids = {entry.user_id for entry in chunk}
+        users = [row for row in left_users.values() if last or row.id in user_ids]
+        tokens = [row for row in left_tokens.values() if last or row.user_id in user_ids]
+        for user in users:
+            del left_users[user.id]
+        for token in tokens:
+            del left_tokens[token.id]
+        calls.append(
+            commands.settled(shard, entries=chunk, users=users, tokens=tokens, read_ms=lease.now_ms, epoch=lease.epoch)
+        )
+    yield from ask_all(calls)
+
+
+def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:
+    """Chunks of about SETTLED_AT_ONCE entries, a user's entries together.
+
+    The user's new balance is written with the first of them and counts them all; while some of
+    them are still in `unposted`, the user has less available than is true. Together, nobody sees that.
+    """
+    of_user: dict[int, list[OutboxEntry]] = {}
+    for entry in entries:
+        of_user.setdefault(entry.user_id, []).append(entry)
+    chunks: list[list[OutboxEntry]] = [[]]
+    for own in of_user.values():
+        if len(chunks[-1]) + len(own) > SETTLED_AT_ONCE and chunks[-1]:
+            chunks.append([])
+        for at in range(0, len(own), SETTLED_AT_ONCE):
+            if at:
+                chunks.append([])
+            chunks[-1] += own[at : at + SETTLED_AT_ONCE]
+    return chunks
+
+
+def _show_in_flower(letter: letters.Letter, number: int) -> Flow[None]:
+    try:
+        yield letters.slow_lane(kind=letter.kind, request_id=letter.request_id, number=number, attempt=1)
+    except Unavailable:
+        return  # the row is there; only Flower's view of it is not

@@ -1,0 +1,29 @@
+"""Watch: how much waits, and for how long. For `billing-tasks status` and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from billing_tasks.flows.effects import Flow, ask, ask_all
+from billing_tasks.holds.commands import Commands
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """All shards together; `oldest_ms` is how long the oldest event has waited."""
+
+    backlog: int
+    open_holds: int
+    oldest_ms: int
+    longest_shard: int  # the shard with most events
+
+
+def watch(*, commands: Commands) -> Flow[Watched]:
+    """Three round trips. Raises Unavailable."""
+    shards = range(commands.keys.shards)
+    now_ms = yield from ask(commands.server_time())
+    backlogs = yield from ask_all([commands.backlog(shard) for shard in shards])
+    holds = yield from ask_all([commands.open_holds(shard) for shard in shards])
+    oldest = yield from ask_all([commands.oldest(shard) for shard in shards])
+    waits = [now_ms - entry.filed_ms for entry in oldest if entry is not None]
+    return Watched(sum(backlogs), sum(holds), max(0, *waits, 0), backlogs.index(max(backlogs)))

@@ -1,0 +1,175 @@
+"""Looks at everything in Redis and says what does not add up. Reads only.
+
+Two looks: one over all keys while traffic goes on, and for each account that
+seemed wrong a second one that nothing can interrupt (audit.lua). Only what the
+second look confirms is reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from billing_tasks.holds.commands import Command, Pipeline, call
+from billing_tasks.holds.replies import OutboxEntry, parse_entry, parse_hold
+from billing_tasks.holds.store import HoldStore
+
+#: Keys or entries per round trip.
+PAGE = 1000
+
+_FIELDS = ("held", "unposted", "balance", "version", "loaded_epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """An account's hash. balance and version are None if it holds counters only or is of an older epoch."""
+
+    shard: int
+    which: str  # user | token
+    id: int
+    held: int
+    unposted: int
+    balance: int | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """Something that does not add up."""
+
+    what: str
+    id: str
+    expected: int
+    actual: int
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What was seen in all shards."""
+
+    copies: list[Copy] = field(default_factory=list)
+    epochs: dict[int, tuple[int, int]] = field(default_factory=dict)  # shard -> epoch, seq: read first
+    in_outbox: Counter[tuple[int, int]] = field(default_factory=Counter)  # (shard, epoch) -> events
+    open_holds: int = 0
+    events: int = 0
+    off: list[Off] = field(default_factory=list)
+
+
+def audit(store: HoldStore) -> Snapshot:
+    """Both looks. Raises Unavailable."""
+    seen = Snapshot()
+    keys, commands = store.commands.keys, store.commands
+    metas = store.send_all(Pipeline(tuple(commands.meta(shard) for shard in range(keys.shards))))
+    seen.epochs = dict(enumerate(metas))
+    holds: Counter[tuple[str, int, int]] = Counter()
+    weights: Counter[tuple[str, int, int]] = Counter()
+    due: set[str] = set()
+    for shard in range(keys.shards):
+        for entry in _entries(store, shard):
+            seen.events += 1
+            seen.in_outbox[shard, entry.epoch] += 1
+            weights["user", shard, entry.user_id] += entry.weight
+            weights["token", shard, entry.token_id] += entry.weight
+        due.update(member.decode() for member in store.send(_raw("ZRANGE", keys.due(shard), 0, -1)))
+    accounts = _scan(store, seen, due, holds)
+    seen.copies = list(accounts.values())
+    for key in holds.keys() | weights.keys() | accounts.keys():
+        copy = accounts.get(key)
+        expected = (holds[key], weights[key])
+        if expected != ((copy.held, copy.unposted) if copy else (0, 0)):
+            _second_look(store, seen, key)
+    return seen
+
+
+def _entries(store: HoldStore, shard: int) -> Iterator[OutboxEntry]:
+    start = "-"
+    while True:
+        raw = store.send(_raw("XRANGE", store.commands.keys.outbox(shard), start, "+", "COUNT", PAGE))
+        yield from map(parse_entry, raw)
+        if len(raw) < PAGE:
+            return
+        start = "(" + raw[-1][0].decode()
+
+
+def _scan(
+    store: HoldStore, seen: Snapshot, due: set[str], holds: Counter[tuple[str, int, int]]
+) -> dict[tuple[str, int, int], Copy]:
+    pattern = re.compile(re.escape(store.commands.keys.prefix) + r":\{s(\d+)\}:(user|token|hold):(.+)")
+    accounts: dict[tuple[str, int, int], Copy] = {}
+    cursor = 0
+    while True:
+        cursor_raw, names = store.send(
+            _raw("SCAN", cursor, "MATCH", f"{store.commands.keys.prefix}:{{s*", "COUNT", PAGE)
+        )
+        found = [(name, match) for name in names if (match := pattern.fullmatch(name.decode()))]
+        reads = [_raw("GET", n) if m[2] == "hold" else _raw("HMGET", n, *_FIELDS) for n, m in found]
+        replies = store.send_all(Pipeline(tuple(reads))) if reads else []
+        for (_, match), reply in zip(found, replies, strict=True):
+            shard, which, name = int(match[1]), match[2], match[3]
+            if which == "hold":
+                _count_hold(store, seen, shard, name, reply, due, holds)
+            else:
+                accounts[which, shard, int(name)] = _copy(seen, shard, which, int(name), reply)
+        cursor = int(cursor_raw)
+        if cursor == 0:
+            return accounts
+
+
+def _count_hold(
+    store: HoldStore,
+    seen: Snapshot,
+    shard: int,
+    request_id: str,
+    packed: bytes | None,
+    due: set[str],
+    holds: Counter[tuple[str, int, int]],
+) -> None:
+    hold = parse_hold(packed)
+    if hold is None or hold.state != "held":
+        return
+    seen.open_holds += 1
+    holds["user", shard, hold.user_id] += hold.quota
+    holds["token", shard, hold.token_id] += hold.quota
+    if request_id not in due and not store.send(_raw("ZSCORE", store.commands.keys.due(shard), request_id)):
+        still = parse_hold(store.send(_raw("GET", store.commands.keys.hold(shard, request_id))))
+        if still is not None and still.state == "held":
+            seen.off.append(Off("hold that would never expire", request_id, 0, hold.quota))
+
+
+def _copy(seen: Snapshot, shard: int, which: str, account_id: int, reply: list[Any]) -> Copy:
+    held, unposted, balance, version, epoch = (None if value is None else int(value) for value in reply)
+    current = epoch is not None and epoch == seen.epochs.get(shard, (0, 0))[0]
+    return Copy(
+        shard,
+        which,
+        account_id,
+        held or 0,
+        unposted or 0,
+        balance if current else None,
+        version if current else None,
+    )
+
+
+def _second_look(store: HoldStore, seen: Snapshot, key: tuple[str, int, int]) -> None:
+    which, shard, account_id = key
+    keys = store.commands.keys
+    account = f"{keys.shard(shard)}{which}:{account_id}"
+    held, unposted, holds, weights = store.send(
+        call(
+            "audit",
+            (account, keys.due(shard), keys.outbox(shard)),
+            (keys.shard(shard), which, account_id),
+            lambda reply: tuple(map(int, reply)),
+        )
+    )
+    if held != holds:
+        seen.off.append(Off(f"{which}.held in Redis", str(account_id), holds, held))
+    if unposted != weights:
+        seen.off.append(Off(f"{which}.unposted in Redis", str(account_id), weights, unposted))
+
+
+def _raw(*words: Any) -> Command[Any]:
+    return Command(words, lambda reply: reply)

@@ -1,0 +1,17 @@
+#!lua
+--[[
+balance: what one account has available, without changing it.
+
+KEYS[1] meta     hash  run_id, epoch, seq
+KEYS[2] account  hash  user or token
+
+Returns {outcome, balance, held, unposted, age_ms, now_ms, epoch}
+  LOADED      balance is a copy of PostgreSQL's, age_ms old
+  NOT_LOADED  no copy, or one of an older epoch
+]]
+local meta, account = KEYS[1], KEYS[2]
+--@include fence
+local epoch = fence(meta)
+local a = redis.call('HMGET', account, 'balance', 'held', 'unposted', 'loaded_at', 'loaded_epoch')
+if a[5] ~= epoch then return {'NOT_LOADED', 0, tonumber(a[2] or 0), tonumber(a[3] or 0), 0, now_ms, epoch} end
+return {'LOADED', tonumber(a[1]), tonumber(a[2] or 0), tonumber(a[3] or 0), now_ms - a[4], now_ms, epoch}

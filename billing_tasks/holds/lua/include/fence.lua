@@ -1,0 +1,16 @@
+-- The server's clock, and the shard's epoch. Included by every script that trusts what it reads.
+-- An epoch is one life of one server: when INFO's run_id is not the one in `meta`, this server was
+-- restarted, restored or promoted, and what it remembers may be old. The epoch then moves on, the
+-- outbox numbering starts again, and account copies of older epochs count as not loaded.
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function fence(meta)
+  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local known_run_id, epoch = unpack(redis.call('HMGET', meta, 'run_id', 'epoch'))
+  if known_run_id == run_id then return epoch end
+  local now_us = time[1] * 1000000 + time[2]
+  epoch = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now_us))
+  redis.call('HSET', meta, 'run_id', run_id, 'epoch', epoch, 'seq', 0)
+  return epoch
+end

@@ -1,0 +1,74 @@
+#!lua flags=allow-oom
+--[[
+settled: the ledger has committed these events; take them out of the outbox.
+
+Why a script: an event and its weight in `unposted` leave together, and the
+balance that PostgreSQL returned is written no later than that, so that quota is
+counted by the balance or by `unposted` at every moment.
+Owner and weight are read from the outbox entry itself, never from ARGV: a
+worker that mixes up its batch can't move anybody's quota.
+Safe to repeat: an entry that is gone changes nothing.
+
+KEYS[1] meta       hash    run_id, epoch, seq
+KEYS[2] outbox     stream
+KEYS[3...] accounts, users and tokens, each once
+
+ARGV[1] prefix         of this shard's keys
+ARGV[2] read_ms        this server's clock before the ledger was asked
+ARGV[3] epoch          likewise
+ARGV[4] idle_seconds
+ARGV[5] events         how many; then for each: entry id, request_id, kind
+ARGV[...] then for each row: key number in KEYS, version, count of values, field, value ...
+
+Returns {removed, gone, mismatched}
+]]
+local meta, outbox = KEYS[1], KEYS[2]
+local prefix, read_ms, epoch, idle_seconds, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+--@include fence
+--@include idle
+local same_epoch = fence(meta) == epoch
+local declared = {}
+for i = 3, #KEYS do declared[KEYS[i]] = true end
+
+local at = 6 + events * 3
+while at <= #ARGV do
+  local account, version, values = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local known_version, known_epoch = unpack(redis.call('HMGET', account, 'version', 'loaded_epoch'))
+  if not same_epoch then
+    -- The rows were read in another life of this server; somebody may have loaded an older one since.
+    -- Whoever needs the account next must ask PostgreSQL.
+    redis.call('HDEL', account, 'loaded_epoch')
+  elseif known_epoch ~= epoch or tonumber(known_version) <= tonumber(version) then
+    redis.call('HSET', account, 'version', version, 'loaded_at', read_ms, 'loaded_epoch', epoch,
+      unpack(ARGV, at + 3, at + 2 + values))
+  end
+  at = at + 3 + values
+end
+
+local removed, gone, mismatched, weights = 0, 0, 0, {}
+for i = 0, events - 1 do
+  local id, request_id, kind = ARGV[6 + i * 3], ARGV[7 + i * 3], ARGV[8 + i * 3]
+  local entry = redis.call('XRANGE', outbox, id, id)[1]
+  if not entry then
+    gone = gone + 1
+  else
+    local f = {}
+    for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
+    local user, token = prefix .. 'user:' .. f.user_id, prefix .. 'token:' .. f.token_id
+    local weight = tonumber(f.weight)
+    if f.request_id ~= request_id or f.kind ~= kind or (weight > 0 and not (declared[user] and declared[token])) then
+      mismatched = mismatched + 1
+    elseif redis.call('XDEL', outbox, id) == 1 then
+      removed = removed + 1
+      if weight > 0 then
+        weights[user] = (weights[user] or 0) + weight
+        weights[token] = (weights[token] or 0) + weight
+      end
+    end
+  end
+end
+for account, weight in pairs(weights) do
+  redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight))
+end
+for i = 3, #KEYS do expire_if_idle(KEYS[i], idle_seconds) end
+return {removed, gone, mismatched}

@@ -1,0 +1,145 @@
+"""What Redis answers, taken apart: one class per kind of reply, and the functions that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from billing_tasks.holds import outcomes
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Reply of reserve.lua; what `a` and `b` mean depends on the outcome."""
+
+    outcome: outcomes.Reserve
+    a: int | str
+    b: int
+    now_ms: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed(Generic[R]):
+    """Reply of consume, release and expire: the outcome, the quota that was held, and whether to ring."""
+
+    outcome: R
+    held: int
+    ring: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """Reply of balance.lua."""
+
+    loaded: bool
+    balance: int
+    held: int
+    unposted: int
+    age_ms: int
+    now_ms: int
+    epoch: str
+
+    @property
+    def available(self) -> int:
+        """What can still be reserved, in quota."""
+        return self.balance - self.held - self.unposted
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReply:
+    """Reply of lease.lua."""
+
+    outcome: outcomes.Lease
+    now_ms: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One event as it lies in the outbox."""
+
+    entry_id: str
+    kind: str
+    request_id: str
+    user_id: int
+    token_id: int
+    weight: int
+    held: int
+    filed_ms: int  # the server's clock
+    payload: bytes
+
+    @property
+    def epoch(self) -> int:
+        """The life of the server in which it was filed."""
+        return int(self.entry_id.split("-")[0])
+
+    @property
+    def seq(self) -> int:
+        """Its number in that epoch; numbers have no gaps."""
+        return int(self.entry_id.split("-")[1])
+
+
+@dataclass(frozen=True, slots=True)
+class HoldState:
+    """A hold or its tombstone, taken apart."""
+
+    state: str
+    user_id: int
+    token_id: int
+    quota: int
+
+
+def text(value: Any) -> str:
+    """A word of a reply, whether it came as bytes or not."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def parse_hold(packed: bytes | None) -> HoldState | None:
+    """The packed string of a hold key."""
+    if packed is None:
+        return None
+    state, user_id, token_id, quota, _ = packed.decode().split(" ")
+    return HoldState(state, int(user_id), int(token_id), int(quota))
+
+
+def parse_entry(raw: tuple[bytes, list[bytes] | dict[bytes, bytes]]) -> OutboxEntry:
+    """One element of an XRANGE reply."""
+    entry_id, flat = raw
+    f = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    return OutboxEntry(
+        entry_id.decode(),
+        f[b"kind"].decode(),
+        f[b"request_id"].decode(),
+        int(f[b"user_id"]),
+        int(f[b"token_id"]),
+        int(f[b"weight"]),
+        int(f[b"held"]),
+        int(f[b"filed_ms"]),
+        f[b"payload"],
+    )
+
+
+def read_reserved(reply: list[Any]) -> Reserved:
+    """Reply of reserve.lua."""
+    outcome, a, b, now_ms, epoch = reply
+    return Reserved(
+        outcomes.Reserve(outcome.decode()), a if isinstance(a, int) else a.decode(), b, now_ms, epoch.decode()
+    )
+
+
+def closed(enum: type[R]) -> Callable[[list[Any]], Closed[R]]:
+    """A reader of the replies of consume, release or expire."""
+
+    def read(reply: list[Any]) -> Closed[R]:
+        return Closed(enum(reply[0].decode()), reply[1], bool(reply[2]))  # type: ignore[call-arg]
+
+    return read
+
+
+read_consumed = closed(outcomes.Consume)
+read_released = closed(outcomes.Release)
+read_expired = closed(outcomes.Expire)

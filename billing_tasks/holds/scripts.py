@@ -1,0 +1,33 @@
+"""The Lua files as Redis gets them: includes filled in, named by their SHA-1."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+_INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One atomic operation."""
+
+    name: str
+    body: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of `lua/<name>.lua`."""
+    folder = resources.files(__package__) / "lua"
+
+    def included(match: re.Match[str]) -> str:
+        return (folder / "include" / f"{match[1]}.lua").read_text().rstrip("\n")
+
+    body = _INCLUDE.sub(included, (folder / f"{name}.lua").read_text())
+    # Redis names a script by this digest; it protects nothing.
+    return Script(name, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest())

@@ -1,0 +1,157 @@
+"""Sends commands to Redis, sync. Thread- and fork-safe; connects at the first call.
+
+redis-py's own retries are off (it would repeat a script up to ten times); a
+connection that turned out dead is replaced once, with the same ids, which every
+script is safe for. A time-out is never repeated here: the caller decides.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from billing_tasks.errors import BadSettings, Unavailable
+from billing_tasks.holds.commands import Command, Commands, Pipeline
+from billing_tasks.holds.keys import Keys
+from billing_tasks.settings import Settings, redact
+
+R = TypeVar("R")
+
+
+def commands_for(settings: Settings) -> Commands:
+    """The builder of commands that these settings call for."""
+    return Commands(
+        Keys(settings.key_prefix, settings.shards),
+        doorbell_ms=settings.doorbell_ms,
+        tombstone_ms=settings.tombstone_seconds * 1000,
+        idle_seconds=settings.idle_seconds,
+    )
+
+
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """What the sync and the asyncio client have in common, apart from their retry object."""
+    return {
+        "socket_timeout": settings.redis_timeout_seconds,
+        "socket_connect_timeout": settings.redis_timeout_seconds,
+        "max_connections": settings.redis_connections,
+        # Longer than one call may take: callers queue for a connection, they don't fail at once.
+        "timeout": max(5.0, settings.redis_timeout_seconds * 5),
+        "protocol": 2,
+        "client_name": "billing-tasks",
+    }
+
+
+def unavailable(exc: redis.RedisError, settings: Settings) -> Unavailable:
+    """What the caller gets to see of a Redis error."""
+    return Unavailable(
+        f"Redis at {redact(settings.cache_url)} did not answer as it should: {exc or type(exc).__name__}"
+    )
+
+
+class HoldStore:
+    """The sync door to Redis."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.commands = commands_for(settings)
+        pool = redis.BlockingConnectionPool.from_url(
+            settings.cache_url, retry=Retry(NoBackoff(), 0), **connection_options(settings)
+        )
+        self.client: Any = redis.Redis(connection_pool=pool)  # its types don't cover execute_command
+        self.client.response_callbacks.clear()  # replies are read by the command, not by redis-py
+        self._layout_checked = False
+        self._layout_lock = threading.Lock()
+
+    def send(self, command: Command[R]) -> R:
+        """One round trip. Raises Unavailable; then the command was perhaps applied."""
+        if not self._layout_checked:
+            self.check_layout()
+        try:
+            return command.read(self._execute(command))
+        except redis.RedisError as exc:
+            raise unavailable(exc, self.settings) from exc
+
+    def send_all(self, pipeline: Pipeline[R]) -> list[R]:
+        """One round trip for several commands. Raises Unavailable; then each was perhaps applied."""
+        if not self._layout_checked:
+            self.check_layout()
+        try:
+            replies = self._execute_all(pipeline.commands)
+        except redis.RedisError as exc:
+            raise unavailable(exc, self.settings) from exc
+        return [command.read(reply) for command, reply in zip(pipeline.commands, replies, strict=True)]
+
+    def _execute(self, command: Command[Any]) -> Any:
+        try:
+            return self.client.execute_command(*command.words)
+        except redis.exceptions.NoScriptError:
+            return self._teach(command)
+        except redis.ConnectionError:
+            # A pooled connection died with its server; the next one is new.
+            try:
+                return self.client.execute_command(*command.words)
+            except redis.exceptions.NoScriptError:
+                return self._teach(command)
+
+    def _teach(self, command: Command[Any]) -> Any:
+        if command.script is None:
+            raise redis.ResponseError("NOSCRIPT for a command that is no script")
+        return self.client.execute_command("EVAL", command.script.body, *command.words[2:])
+
+    def _execute_all(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        try:
+            replies = self._pipeline(commands)
+        except redis.ConnectionError:
+            replies = self._pipeline(commands)
+        for at, (command, reply) in enumerate(zip(commands, replies, strict=True)):
+            if isinstance(reply, redis.exceptions.NoScriptError):
+                replies[at] = self._execute(command)
+            elif isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _pipeline(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command.words)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+            return replies
+
+    def check_layout(self) -> None:
+        """Refuse another number of shards than this Redis was filled with, unless nothing is left in it."""
+        with self._layout_lock:
+            if self._layout_checked:
+                return
+            try:
+                self._check_layout()
+            except redis.RedisError as exc:
+                raise unavailable(exc, self.settings) from exc
+            self._layout_checked = True
+
+    def _check_layout(self) -> None:
+        keys = self.commands.keys
+        execute = self.client.execute_command
+        found = execute("SET", keys.layout, keys.shards, "NX", "GET")
+        if found is None or int(found) == keys.shards:
+            return
+        old = Keys(keys.prefix, int(found))
+        for shard in range(old.shards):
+            events, holds = int(execute("XLEN", old.outbox(shard))), int(execute("ZCARD", old.due(shard)))
+            if events or holds:
+                raise BadSettings(
+                    f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards and "
+                    f"shard {shard} still has {events} events and {holds} open holds. "
+                    f"Start workers with BILLING_SHARDS={old.shards} until `billing-tasks status` shows none, "
+                    "then change it."
+                )
+        execute("SET", keys.layout, keys.shards)
+
+    def close(self) -> None:
+        """Give the connections back. The store may be used again; it reconnects."""
+        self.client.close()
+        self.client.connection_pool.disconnect()

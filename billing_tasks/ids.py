@@ -1,0 +1,63 @@
+"""Request ids: UUID version 7 (RFC 9562, section 5.7), minted here unless the caller brings one.
+
+The time inside the id is when the quota was reserved and picks the ledger's
+monthly partition, so an id is refused if it is dated outside the partitions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from billing_tasks.errors import InvalidRequest
+
+#: Ids older than this are refused; `maintain_partitions` keeps months for at least as long.
+MAX_AGE_DAYS = 31
+#: Clocks of gateways may differ by this much.
+MAX_AHEAD_SECONDS = 300
+
+_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def new_request_id() -> str:
+    """A fresh UUIDv7 in canonical form.
+
+    Straight from the operating system's randomness and not from a library's
+    generator: those keep state that a forked gateway worker would share with
+    its siblings, and two requests under one id would be one charge.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF000 << 64) | (0x7000 << 64)
+    value = value & ~(0xC000 << 48) | (0x8000 << 48)
+    h = f"{value:032x}"
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def reserved_at_ms(request_id: str) -> int:
+    """Milliseconds since 1970 that the id carries."""
+    return int(request_id[:8] + request_id[9:13], 16)
+
+
+def check_request_id(request_id: object, *, field: str = "request_id") -> str:
+    """The id in canonical form, or InvalidRequest with the rule it breaks."""
+    text = str(request_id).lower() if not isinstance(request_id, str) else request_id.lower()
+    if not _CANONICAL.fullmatch(text):
+        raise InvalidRequest(
+            f"{field} must be a UUID of version 7, got {shorten(request_id)}. "
+            "Leave it out to have one minted; an id of your own goes into client_key."
+        )
+    age_seconds = time.time() - reserved_at_ms(text) / 1000
+    if age_seconds > MAX_AGE_DAYS * 86_400:
+        raise InvalidRequest(f"{field} {text} is dated more than {MAX_AGE_DAYS} days back; mint a new one.")
+    if age_seconds < -MAX_AHEAD_SECONDS:
+        raise InvalidRequest(
+            f"{field} {text} is dated more than {MAX_AHEAD_SECONDS} seconds ahead; check the clock that minted it."
+        )
+    return text
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """A repr that is fit for an error message, whatever came in."""
+    text = repr(value[:limit]) if isinstance(value, str | bytes) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,49 @@
+"""Intake: messages from other programs and languages, checked. What can't be used is kept as a dead letter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from billing_tasks.checks import check_int, check_text
+from billing_tasks.consume_log import ConsumeLog
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.events import Event, Kind
+from billing_tasks.give_back import GiveBack
+from billing_tasks.ids import check_request_id, shorten
+
+_REFUND_FIELDS = frozenset({"user_id", "request_id", "quota", "refund_id", "reason"})
+
+
+def consume_log_from(message: dict[str, Any]) -> ConsumeLog:
+    """The ConsumeLog inside a message of billing.consume. Raises InvalidRequest."""
+    return ConsumeLog(**message)
+
+
+def give_back_from(message: dict[str, Any]) -> GiveBack:
+    """The refund inside a message of billing.refund. Raises InvalidRequest."""
+    unknown = message.keys() - _REFUND_FIELDS
+    if unknown:
+        raise InvalidRequest(
+            f"billing.refund does not know {shorten(sorted(unknown))}; it takes {', '.join(sorted(_REFUND_FIELDS))}."
+        )
+    quota = message.get("quota")
+    return GiveBack(
+        user_id=check_int("user_id", message.get("user_id"), 1),
+        request_id=check_request_id(message.get("request_id")),
+        reason=check_text("reason", message.get("reason") or "", 2000),
+        quota=None if quota is None else check_int("quota", quota, 1),
+        refund_id=check_text("refund_id", message.get("refund_id") or "", 200),
+    )
+
+
+def event_from_message(kind: str, payload: bytes) -> Event:
+    """The event that a kept message stands for. Raises InvalidRequest."""
+    try:
+        message = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequest(f"The payload is not JSON: {exc}") from None
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"The payload is not a JSON object: {shorten(message)}")
+    return give_back_from(message).event if kind == Kind.REFUND else consume_log_from(message).to_event()

@@ -1,0 +1,60 @@
+"""What to replay and how: checked once, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from billing_tasks.ids import shorten
+from billing_tasks.lab.replay.problems import BadMix
+from billing_tasks.pricing import check_name
+
+#: Names with a price of their own and their weights: mostly the common ones, a few dear, a few nearly free.
+DEFAULT_MIX = "gpt-4o=5,gpt-4o-mini=4,claude-3-5-sonnet-20240620=3,deepseek-chat=2,gemini-1.5-pro=1,gpt-4-turbo=1"
+
+Mix = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything but the trace. The rates say how requests end; they decide no amount."""
+
+    users: int = 50
+    models: Mix = ()
+    fail_rate: float = 0.03
+    abandon_rate: float = 0.01
+    hold_ttl_seconds: int = 5
+    concurrency: int = 16  # requests in flight per process
+    processes: int = 1
+    speed: float = 0.0  # 1: as the trace's clock went; 0: as fast as possible
+    seed: int = 1
+    settle_timeout_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            object.__setattr__(self, "models", parse_mix(DEFAULT_MIX))
+        if not (self.fail_rate >= 0 and self.abandon_rate >= 0 and self.fail_rate + self.abandon_rate <= 1):
+            raise BadMix("The fail rate and the abandon rate must not be negative, nor above 1 together.")
+        if not self.speed >= 0:
+            raise BadMix("The speed must not be negative; 0 is as fast as possible.")
+        for name in ("users", "concurrency", "processes", "hold_ttl_seconds"):
+            if getattr(self, name) < 1:
+                raise BadMix(f"{name} must be at least 1.")
+
+
+def parse_mix(text: str) -> Mix:
+    """`gpt-4o=5,gpt-4o-mini=3` as names and weights; a name alone weighs 1. Raises BadMix."""
+    mix: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, weight = part.strip().rpartition("=")
+        if not equals:
+            name, weight = weight, "1"
+        name, weight = name.strip(), weight.strip()
+        if not name or not (weight.isascii() and weight.isdigit()) or int(weight) > 1_000_000:
+            raise BadMix(f"In the mix of models, {shorten(part)} is no name=weight.")
+        if name in mix:
+            raise BadMix(f"The mix of models names {shorten(name)} twice.")
+        check_name(name, field="model")
+        mix[name] = int(weight)
+    if not sum(mix.values()):
+        raise BadMix("The mix of models has no weight above 0.")
+    return tuple(mix.items())

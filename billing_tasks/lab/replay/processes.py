@@ -1,0 +1,104 @@
+"""Processes: one gateway in this process, or several in processes of their own.
+
+Each child connects, says that it is ready, waits for the word and ends with its
+tally. Children are spawned, not forked: nothing of the parent's connections
+goes with them, as with the workers of a real gateway. They are daemons and end with us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from billing_tasks.lab.replay.gateway import Pace, Tick, run_shots
+from billing_tasks.lab.replay.problems import ProcessDied
+from billing_tasks.lab.replay.shots import Shot, Tally, put_together, share_out
+from billing_tasks.settings import Settings
+
+
+def run_traffic(shots: Sequence[Shot], *, processes: int, settings: Settings, pace: Pace, tick: Tick) -> Tally:
+    """All shots; the tally is in their order. `tick` hears how many are done. Raises ProcessDied."""
+    if processes == 1:
+        return asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=tick))
+    hands = share_out(shots, processes)
+    with ExitStack() as cleanup:
+        children = [_Child.start(number, settings, pace, cleanup) for number in range(processes)]
+        # Over the pipe and not as an argument: all of them start before any has to read.
+        for child, hand in zip(children, hands, strict=True):
+            child.pipe.send(hand)
+        for child in children:
+            child.receive()  # ready
+        for child in children:
+            child.pipe.send("go")
+        _listen(children, tick)
+        return put_together([child.ended for child in children], len(shots))
+
+
+@dataclass(slots=True)
+class _Child:
+    """A gateway process, seen from here."""
+
+    number: int
+    process: SpawnProcess
+    pipe: Connection[object, object]
+    done: int = 0
+    tally: Tally | None = None
+
+    @classmethod
+    def start(cls, number: int, settings: Settings, pace: Pace, cleanup: ExitStack) -> _Child:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_gateway, args=(theirs, settings, pace), daemon=True)
+        process.start()
+        cleanup.callback(process.join, 5)
+        cleanup.callback(process.terminate)
+        cleanup.callback(ours.close)
+        theirs.close()  # so that its death is our end of file
+        return cls(number, process, ours)
+
+    @property
+    def ended(self) -> Tally:
+        """The tally of a child that has ended as it should."""
+        assert self.tally is not None, "_listen comes first"  # noqa: S101
+        return self.tally
+
+    def receive(self) -> None:
+        """Take one message, or raise ProcessDied."""
+        try:
+            message = self.pipe.recv()
+        except EOFError:
+            self.process.join(5)
+            raise ProcessDied(
+                f"Gateway process {self.number + 1} ended with exit code {self.process.exitcode}; see above."
+            ) from None
+        if isinstance(message, int):
+            self.done = message
+        elif isinstance(message, Tally):
+            self.tally = message
+
+
+def _listen(children: Sequence[_Child], tick: Tick) -> None:
+    open_pipes = {child.pipe: child for child in children}
+    while open_pipes:
+        for pipe in wait(list(open_pipes)):
+            child = open_pipes[pipe]  # type: ignore[index]
+            child.receive()
+            if child.tally is not None:
+                del open_pipes[child.pipe]
+        tick(sum(child.done for child in children))
+
+
+def _gateway(pipe: Connection[object, object], settings: Settings, pace: Pace) -> None:
+    """What a child runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us all; the parent decides
+    shots = pipe.recv()
+    pipe.send("ready")
+    pipe.recv()
+    assert isinstance(shots, list)  # noqa: S101
+    pipe.send(asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=pipe.send)))

@@ -1,0 +1,105 @@
+"""Run: a replay from its trace to its report, in the order in which things happen.
+
+Killed on the way it leaves accounts that nobody uses, holds that expire and
+events that are booked; the next replay takes accounts of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from billing_tasks.accounts import Accounts
+from billing_tasks.lab.replay.cast import enrol, make_cast
+from billing_tasks.lab.replay.endings import differences, endings_of
+from billing_tasks.lab.replay.gateway import Pace
+from billing_tasks.lab.replay.options import Options
+from billing_tasks.lab.replay.plan import make_plan
+from billing_tasks.lab.replay.processes import run_traffic
+from billing_tasks.lab.replay.report import ReplayReport, check_export, export, make_report
+from billing_tasks.lab.replay.settled import Standing, await_settled
+from billing_tasks.lab.replay.shots import make_shots
+from billing_tasks.lab.trace import TraceRow
+from billing_tasks.pricing import RatioBook
+from billing_tasks.runtime import Runtime
+from billing_tasks.settings import Settings
+
+
+class Audience(Protocol):
+    """Who follows a replay: a progress bar, plain lines, nobody."""
+
+    def step(self, sentence: str) -> None:
+        """Something begins."""
+
+    def sent(self, done: int, of: int) -> None:
+        """So many requests are through."""
+
+    def waiting(self, standing: Standing) -> None:
+        """The traffic is through; this is still on its way."""
+
+
+class Nobody:
+    """An audience that does not look."""
+
+    def step(self, sentence: str) -> None:
+        """Not heard."""
+
+    def sent(self, done: int, of: int) -> None:
+        """Not seen."""
+
+    def waiting(self, standing: Standing) -> None:
+        """Not seen."""
+
+
+def replay(
+    trace: Sequence[TraceRow],
+    options: Options,
+    *,
+    settings: Settings,
+    audience: Audience | None = None,
+    export_to: Path | None = None,
+) -> ReplayReport:
+    """Replay the trace against the servers of `settings`. Raises NotSettled, ProcessDied or Unavailable."""
+    audience = audience or Nobody()
+    if export_to is not None:
+        check_export(export_to)
+    plan = make_plan(trace, options)
+    ratios = RatioBook(settings.ratios_file)
+    cast = make_cast(plan, options, lambda group, model: ratios.price(group=group, model=model))
+    with closing(Runtime(settings)) as runtime:
+        accounts = Accounts(runtime)
+        audience.step(f"Creating {len(cast.users)} users, {len(cast.tokens)} tokens and {len(cast.channels)} channels")
+        ids = enrol(cast, accounts=accounts, connections=settings.database_connections)
+        shots = make_shots(plan, ids)
+        audience.step(f"Sending {len(shots):,} requests")
+        tally = run_traffic(
+            shots,
+            processes=min(options.processes, len(shots)),
+            settings=settings,
+            pace=Pace(options.concurrency, options.speed, options.hold_ttl_seconds),
+            tick=lambda done: audience.sent(done, len(shots)),
+        )
+        audience.step("Waiting until all is booked")
+        settlement = await_settled(
+            shots,
+            tally,
+            runtime=runtime,
+            accounts=accounts,
+            timeout_seconds=options.settle_timeout_seconds,
+            look=audience.waiting,
+        )
+    endings = endings_of(shots, tally, settlement.booked)
+    if export_to is not None:
+        export(export_to, shots, tally, endings)
+    return make_report(
+        shots,
+        tally,
+        endings,
+        list(differences(shots, tally, settlement.booked)),
+        options=options,
+        outboxes_empty_seconds=settlement.outboxes_empty_seconds,
+        settled_seconds=settlement.settled_seconds,
+        first_user_id=ids.user,
+    )

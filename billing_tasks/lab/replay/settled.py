@@ -1,0 +1,123 @@
+"""Settled: wait until nothing of a replay is on its way any more.
+
+Three things in this order: the outboxes are empty, this run's holds are closed,
+every request has its end in the ledger. Only looks; workers and beat do the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from billing_tasks.accounts import Accounts
+from billing_tasks.errors import Unavailable
+from billing_tasks.holds.commands import Pipeline
+from billing_tasks.lab.replay.endings import Booked, Outcome, ending_of, read_booked
+from billing_tasks.lab.replay.problems import NotSettled
+from billing_tasks.lab.replay.shots import Shot, Tally, Told
+from billing_tasks.runtime import Runtime
+
+POLL_SECONDS = 0.1
+MAY_BE_HELD = (Told.HELD, Told.UNANSWERED, Told.UNCLEAR)
+#: How many requests a message names before it only counts them.
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is still open. `unbooked` is None until it was worth asking the ledger."""
+
+    events: int
+    holds: int
+    unbooked: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{self.events:,} events in the outboxes", f"{self.holds:,} open holds"]
+        if self.unbooked is not None:
+            parts.append(f"{self.unbooked:,} requests not booked")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of the wait. Seconds after the last request of the traffic."""
+
+    booked: Booked
+    outboxes_empty_seconds: float
+    settled_seconds: float
+
+
+Look = Callable[[Standing], None]
+
+
+def await_settled(
+    shots: Sequence[Shot],
+    tally: Tally,
+    *,
+    runtime: Runtime,
+    accounts: Accounts,
+    timeout_seconds: float,
+    look: Look,
+) -> Settlement:
+    """Return when all is booked, or raise NotSettled, which says what is still open and names some of it."""
+    deadline = time.monotonic() + timeout_seconds
+    open_places = [place for place, told in enumerate(tally.told) if told in MAY_BE_HELD]
+    outboxes_empty: float | None = None
+    standing, unbooked = Standing(0, 0), list[int]()
+    while True:
+        since_end = (time.monotonic_ns() - tally.ended_ns) / 1e9
+        try:
+            open_places = _still_held(open_places, shots, tally, runtime)
+            standing = Standing(_events(runtime), len(open_places))
+            if standing.events == 0 and outboxes_empty is None:
+                outboxes_empty = since_end
+            if standing == Standing(0, 0):
+                booked = read_booked(shots, accounts)
+                unbooked = _unbooked(tally, booked)
+                if not unbooked:
+                    return Settlement(booked, outboxes_empty or since_end, since_end)
+                standing = Standing(0, 0, len(unbooked))
+        except Unavailable:
+            pass  # a server is away for a moment; the deadline is what ends the wait
+        look(standing)
+        if time.monotonic() > deadline:
+            raise NotSettled(_late(standing, open_places or unbooked, shots, tally, timeout_seconds))
+        time.sleep(POLL_SECONDS)
+
+
+def _events(runtime: Runtime) -> int:
+    shards = range(runtime.settings.shards)
+    return sum(runtime.holds.send_all(Pipeline(tuple(runtime.commands.backlog(shard) for shard in shards))))
+
+
+def _still_held(places: list[int], shots: Sequence[Shot], tally: Tally, runtime: Runtime) -> list[int]:
+    """Those whose hold is still open in Redis, asked shard by shard."""
+    by_shard: dict[int, list[int]] = defaultdict(list)
+    for place in places:
+        by_shard[runtime.commands.keys.shard_of(shots[place].user_id)].append(place)
+    held: list[int] = []
+    for shard, here in by_shard.items():
+        states = runtime.holds.send(runtime.commands.holds(shard, [tally.request_ids[at] for at in here]))
+        held += [place for place, hold in zip(here, states, strict=True) if hold and hold.state == "held"]
+    return held
+
+
+def _unbooked(tally: Tally, booked: Booked) -> list[int]:
+    return [
+        place
+        for place, request_id in enumerate(tally.request_ids)
+        # UNCLEAR, no hold and no entry: waiting won't bring it back. That is for the report to say.
+        if tally.told[place] != Told.UNCLEAR
+        and ending_of(booked.get(request_id, ()), Told(tally.told[place])).outcome is Outcome.OPEN
+    ]
+
+
+def _late(
+    standing: Standing, places: Sequence[int], shots: Sequence[Shot], tally: Tally, timeout_seconds: float
+) -> str:
+    names = ", ".join(f"{tally.request_ids[at]} (row {shots[at].row + 1})" for at in places[:NAMED])
+    rest = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+    which = f" Among them: {names}{rest}." if places else ""
+    return f"After {timeout_seconds:g} s there are still {standing}.{which}"

@@ -1,0 +1,33 @@
+"""The ledger: everything PostgreSQL knows. Only this package speaks SQL.
+
+`store.py` has the Ledger, made of the parts in the files beside it; `sql/` the functions
+that run inside PostgreSQL; `migrations/` the way from an empty database to the tables.
+"""
+
+from billing_tasks.ledger.admin import Keep
+from billing_tasks.ledger.failures import LedgerRefusedData
+from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.ledger.rows import (
+    ChannelRow,
+    DeadLetter,
+    EntryRow,
+    Incident,
+    LetterState,
+    OutboxCursor,
+    Violation,
+)
+from billing_tasks.ledger.store import Ledger
+
+__all__ = [
+    "ChannelRow",
+    "DeadLetter",
+    "EntryRow",
+    "Incident",
+    "Keep",
+    "Ledger",
+    "LedgerRefusedData",
+    "LetterState",
+    "OutboxCursor",
+    "Violation",
+    "upgrade",
+]

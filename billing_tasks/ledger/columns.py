@@ -1,0 +1,77 @@
+"""What makes an account row, and how a database row or PostgreSQL's JSON becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.events import TokenRow, UserRow
+from billing_tasks.ledger.models import Token, User
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+USER: Final = (
+    User.id,
+    User.quota,
+    User.used_quota,
+    User.request_count,
+    User.group_name,
+    User.status,
+    User.version,
+)
+TOKEN: Final = (
+    Token.id,
+    Token.user_id,
+    Token.name,
+    Token.remain_quota,
+    Token.used_quota,
+    Token.unlimited_quota,
+    Token.status,
+    Token.expires_at,
+    Token.version,
+)
+
+# The arrays that billing.user_row and billing.token_row make, in their order.
+_user_array = tuple[int, int, int, int, str, str, int]
+_token_array = tuple[int, int, str, int, int, bool, str, int | None, int]
+_users = msgspec.json.Decoder(list[_user_array])
+_tokens = msgspec.json.Decoder(list[_token_array])
+
+
+def users_from_json(text: str | None) -> list[UserRow]:
+    """From a JSON array of what billing.user_row makes; None is an empty one."""
+    return [UserRow(*user) for user in _users.decode(text or "[]")]
+
+
+def tokens_from_json(text: str | None) -> list[TokenRow]:
+    """From a JSON array of what billing.token_row makes; None is an empty one."""
+    return [TokenRow(*token) for token in _tokens.decode(text or "[]")]
+
+
+def user_row(row: Sequence[Any]) -> UserRow:
+    """From a row of the columns USER."""
+    return UserRow(*row)
+
+
+def token_row(row: Sequence[Any]) -> TokenRow:
+    """From a row of the columns TOKEN."""
+    values = list(row)
+    values[-2] = None if row[-2] is None else milliseconds(row[-2])
+    return TokenRow(*values)
+
+
+def milliseconds(moment: datetime) -> int:
+    """Since 1970, exactly: a float of seconds would be off by one now and then."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment(ms: int | None) -> datetime | None:
+    """The time that many milliseconds after 1970; None stays None."""
+    try:
+        return None if ms is None else _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        raise InvalidRequest(f"expires_at_ms {ms} is no date; it counts milliseconds since 1970.") from None

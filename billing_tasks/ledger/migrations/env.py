@@ -1,0 +1,26 @@
+"""Runs the revisions on the connection that `upgrade` hands over. No offline mode."""
+
+from alembic import context
+from sqlalchemy import text
+
+from billing_tasks.ledger.migrations import VERSION_TABLE
+from billing_tasks.ledger.models import SCHEMA, Base
+
+connection = context.config.attributes["connection"]
+
+with connection.begin():
+    # Two that migrate at once queue here, however long the first one takes.
+    connection.execute(text("set local lock_timeout = 0"))
+    connection.execute(text("select pg_advisory_xact_lock(hashtext('billing.migrations'))"))
+    # From here on a lock that isn't had soon is given up: whoever waits for an exclusive
+    # lock on a table stops everybody who comes later.
+    connection.execute(text("set local lock_timeout = '5s'"))
+    connection.execute(text(f"create schema if not exists {SCHEMA}"))
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        version_table=VERSION_TABLE,
+        version_table_schema=SCHEMA,
+        include_schemas=True,
+    )
+    context.run_migrations()

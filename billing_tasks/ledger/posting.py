@@ -1,0 +1,91 @@
+"""Posting: events of an outbox become entries, and balances follow, in one transaction per call.
+
+All of it happens inside PostgreSQL (`sql/post_batch.sql`, `sql/post_refund.sql`). A
+crash before the commit leaves nothing, a crash after it leaves events that answer
+`duplicate` when they come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from billing_tasks import events
+from billing_tasks.events import Event, Posted, PostedBatch
+from billing_tasks.ledger import columns
+from billing_tasks.ledger.database import Record
+from billing_tasks.ledger.failures import LedgerRefusedData
+from billing_tasks.ledger.part import Part
+
+_POST_BATCH: Final = sa.text(
+    "select outcomes, users, tokens from billing.post_batch("
+    "cast(:shard as integer), cast(:events as text), cast(:epoch as bigint),"
+    " cast(:first_seq as bigint), cast(:last_seq as bigint))"
+)
+_POST_REFUND: Final = sa.text(
+    "select outcome, users, tokens from billing.post_refund(cast(:shard as integer), cast(:event as text))"
+)
+
+
+_outcomes = msgspec.json.Decoder(list[Posted])
+
+
+class Posting(Part):
+    """Books events, each at most once."""
+
+    def post_batch(
+        self,
+        shard: int,
+        batch: list[Event],
+        *,
+        epoch: int | None = None,
+        first_seq: int | None = None,
+        last_seq: int | None = None,
+    ) -> PostedBatch:
+        """Book consumes and releases, all or none, and answer for each of them.
+
+        `epoch`, `first_seq` and `last_seq` say which stretch of the shard's outbox this
+        call covers and move its cursor; leave them out for events that come from
+        elsewhere. An event set aside as a dead letter still has to be covered by a call,
+        with an empty batch if need be, or the next call reports a gap.
+
+        Raises LedgerRefusedData if one of the events can't be stored: nothing was booked;
+        halve the batch to find it. Raises Unavailable if PostgreSQL did not confirm:
+        perhaps booked; repeating is safe.
+        """
+        row = self._db.statement(
+            _POST_BATCH,
+            {
+                "shard": shard,
+                "events": _encoded(lambda: events.encode_all(batch)),
+                "epoch": epoch,
+                "first_seq": first_seq,
+                "last_seq": last_seq,
+            },
+        )[0]
+        outcomes = [Posted.POSTED] * len(batch) if row.outcomes is None else _outcomes.decode(row.outcomes)
+        return _answer(outcomes, row)
+
+    def post_refund(self, shard: int, event: Event) -> PostedBatch:
+        """Book one refund of a charge; the outcome says whether it was, or why not.
+
+        Raises LedgerRefusedData and Unavailable like `post_batch`.
+        """
+        row = self._db.statement(
+            _POST_REFUND, {"shard": shard, "event": _encoded(lambda: events.encode(event).decode())}
+        )[0]
+        return _answer([Posted(row.outcome)], row)
+
+
+def _encoded(encode: Callable[[], str]) -> str:
+    try:
+        return encode()
+    except (UnicodeEncodeError, OverflowError, RecursionError) as exc:
+        raise LedgerRefusedData(f"An event can't be written as JSON: {exc}") from None
+
+
+def _answer(outcomes: list[Posted], row: Record) -> PostedBatch:
+    return PostedBatch(outcomes, columns.users_from_json(row.users), columns.tokens_from_json(row.tokens))

@@ -1,0 +1,135 @@
+"""Reading the ledger: accounts, channels, the consume log, the entries of one request."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.events import TokenRow, UserRow
+from billing_tasks.ids import shorten
+from billing_tasks.ledger import columns
+from billing_tasks.ledger.admin import unknown_token, unknown_user
+from billing_tasks.ledger.database import Record
+from billing_tasks.ledger.models import SCHEMA, Channel, Entry, Refund, Token, User
+from billing_tasks.ledger.part import Part
+from billing_tasks.ledger.rows import ChannelRow, EntryRow
+
+_ACCOUNTS: Final = sa.text(
+    "select (select json_agg(billing.user_row(u))::text from billing.users as u"
+    " where u.id = cast(:user_id as bigint)) as users,"
+    " (select json_agg(billing.token_row(t))::text from billing.tokens as t"
+    " where t.id = cast(:token_id as bigint)) as tokens"
+)
+_ENTRY: Final = tuple(Entry.__table__.columns)
+_used_quota = sa.table("channel_used_quota", sa.column("channel_id"), sa.column("used_quota"), schema=SCHEMA)
+_CHANNELS: Final = sa.select(
+    Channel.id, Channel.name, sa.func.coalesce(_used_quota.c.used_quota, 0).label("used_quota")
+).join(_used_quota, _used_quota.c.channel_id == Channel.id, isouter=True)
+
+
+class Reads(Part):
+    """Answers questions; changes nothing."""
+
+    def accounts(self, user_id: int, token_id: int | None) -> tuple[UserRow | None, TokenRow | None]:
+        """A user and a token as they are now, in one round trip; None for what does not exist."""
+        row = self._db.statement(_ACCOUNTS, {"user_id": user_id, "token_id": token_id})[0]
+        users, tokens = columns.users_from_json(row.users), columns.tokens_from_json(row.tokens)
+        return (users[0] if users else None), (tokens[0] if tokens else None)
+
+    def get_user(self, user_id: int) -> UserRow:
+        """Raises UserNotFound."""
+        rows = self._db.statement(sa.select(*columns.USER).where(User.id == user_id))
+        if not rows:
+            raise unknown_user(user_id)
+        return columns.user_row(rows[0])
+
+    def get_token(self, token_id: int) -> TokenRow:
+        """Raises TokenRefused with reason "unknown"."""
+        rows = self._db.statement(sa.select(*columns.TOKEN).where(Token.id == token_id))
+        if not rows:
+            raise unknown_token(token_id)
+        return columns.token_row(rows[0])
+
+    def get_channel(self, channel_id: int) -> ChannelRow | None:
+        """None if nobody created it."""
+        rows = self._db.statement(_CHANNELS.where(Channel.id == channel_id))
+        return ChannelRow(*rows[0]) if rows else None
+
+    def list_users(self, *, after_id: int = 0, limit: int = 100) -> list[UserRow]:
+        """Users by id, `limit` of them, those above `after_id`."""
+        statement = sa.select(*columns.USER).where(User.id > after_id).order_by(User.id).limit(limit)
+        return [columns.user_row(row) for row in self._db.statement(statement)]
+
+    def list_tokens(self, user_id: int | None = None, *, after_id: int = 0, limit: int = 100) -> list[TokenRow]:
+        """Tokens by id, of one user or of all."""
+        statement = sa.select(*columns.TOKEN).where(Token.id > after_id).order_by(Token.id).limit(limit)
+        if user_id is not None:
+            statement = statement.where(Token.user_id == user_id)
+        return [columns.token_row(row) for row in self._db.statement(statement)]
+
+    def list_channels(self, *, after_id: int = 0, limit: int = 100) -> list[ChannelRow]:
+        """Channels by id, with what was used through them."""
+        statement = _CHANNELS.where(Channel.id > after_id).order_by(Channel.id).limit(limit)
+        return [ChannelRow(*row) for row in self._db.statement(statement)]
+
+    def consume_log(
+        self,
+        *,
+        user_id: int | None = None,
+        request_id: str | None = None,
+        client_key: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[EntryRow]:
+        """What was used, newest first. `before`: the entry_id of the last row of the page before."""
+        wanted = _matching(user_id=user_id, client_key=client_key, before=before)
+        if request_id is not None:
+            wanted.append(Entry.entry_id == _uuid(request_id))
+        return self._newest_entries([Entry.kind == "consume", *wanted], limit)
+
+    def entries(
+        self, *, user_id: int | None = None, client_key: str | None = None, before: str | None = None, limit: int = 100
+    ) -> list[EntryRow]:
+        """Entries of every kind, newest first; a top-up's own id is its client_key."""
+        return self._newest_entries(_matching(user_id=user_id, client_key=client_key, before=before), limit)
+
+    def _newest_entries(self, wanted: list[sa.ColumnElement[bool]], limit: int) -> list[EntryRow]:
+        statement = sa.select(*_ENTRY).where(*wanted).order_by(Entry.entry_id.desc()).limit(limit)
+        return [_entry_row(row) for row in self._db.statement(statement)]
+
+    def entries_of(self, request_id: str) -> list[EntryRow]:
+        """All that was booked for one request, in order: its consume, its release, its refunds."""
+        wanted = _uuid(request_id)
+        refunds = sa.select(Refund.entry_id).where(Refund.request_id == wanted)
+        statement = sa.select(*_ENTRY).where((Entry.entry_id == wanted) | Entry.entry_id.in_(refunds))
+        return sorted(map(_entry_row, self._db.statement(statement)), key=lambda e: (e.created_at, e.entry_id))
+
+
+def _matching(*, user_id: int | None, client_key: str | None, before: str | None) -> list[sa.ColumnElement[bool]]:
+    wanted: list[sa.ColumnElement[bool]] = []
+    if user_id is not None:
+        wanted.append(Entry.user_id == user_id)
+    if client_key:
+        # Said twice for the planner: the index holds only rows that have a key.
+        wanted += [Entry.client_key == client_key, Entry.client_key != sa.literal_column("''")]
+    if before is not None:
+        wanted.append(Entry.entry_id < _uuid(before))
+    return wanted
+
+
+def _entry_row(row: Record) -> EntryRow:
+    values = row._asdict()
+    values["entry_id"] = str(values["entry_id"])
+    values["request_id"] = None if values["request_id"] is None else str(values["request_id"])
+    values["fingerprint"] = values["fingerprint"].hex()
+    return EntryRow(**values)
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidRequest(f"{shorten(text)} is no request_id; those are UUIDs.") from None

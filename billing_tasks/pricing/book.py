@@ -1,0 +1,147 @@
+"""RatioBook: the current ratios of a process, re-read when the operator's file changes.
+
+A file that turns bad, or away, while running changes no price: the last good
+tables stay and the log says once what is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+from billing_tasks.errors import BadRatios
+from billing_tasks.pricing.price import Price
+from billing_tasks.pricing.ratios import Ratios, Unpriced
+from billing_tasks.pricing.tables import RatioTables, check_tables, default_tables, load_overrides
+
+logger = logging.getLogger(__name__)
+
+CHECK_EVERY_SECONDS = 1.0
+#: A file written to so recently is perhaps half written, and a second write may leave the same time stamp.
+SETTLED_AFTER_SECONDS = 0.05
+
+#: What `stat` says of a file's content: time of the last write and change, size, inode.
+Signature = tuple[int, int, int, int]
+MISSING: Signature = (0, 0, 0, 0)
+
+#: An override as a program gives it: no float, which is binary.
+Override = str | int | Fraction
+
+
+class RatioBook:
+    """Defaults, the ratios file over them, and over both what the process itself set. Thread- and fork-safe.
+
+    Raises BadRatios if `path` can't be used when the book is made.
+    """
+
+    def __init__(self, path: Path | None = None, *, check_every_seconds: float = CHECK_EVERY_SECONDS) -> None:
+        self._path = path
+        self._check_every_seconds = check_every_seconds
+        self._unpriced = Unpriced()
+        self._lock = threading.Lock()
+        self._seen: Signature | None = None  # None: read again at the next look
+        self._from_file = RatioTables()
+        self._at_run_time = RatioTables()
+        if path is not None:
+            signature, settled = _look(path)
+            self._from_file = load_overrides(path)
+            self._seen = signature if settled else None
+        self._ratios = self._lay_tables()
+        self._next_check = time.monotonic() + check_every_seconds
+        _books.add(self)
+
+    @property
+    def ratios(self) -> Ratios:
+        """The ratios as they are now. Looks at the file at most once a second; raises nothing."""
+        # Who finds another thread looking goes on with the ratios at hand.
+        if self._path is not None and time.monotonic() >= self._next_check and self._lock.acquire(blocking=False):
+            try:
+                self._check(self._path)
+            finally:
+                self._lock.release()
+        return self._ratios
+
+    def price(self, *, group: str, model: str, channel_type: int | None = None) -> Price:
+        """The price of a model for a group, as of now. Raises InvalidRequest for a malformed name."""
+        return self.ratios.price(group=group, model=model, channel_type=channel_type)
+
+    def set_overrides(
+        self,
+        *,
+        model: Mapping[str, Override] | None = None,
+        completion: Mapping[str, Override] | None = None,
+        group: Mapping[str, Override] | None = None,
+    ) -> None:
+        """Set ratios for this process, above file and defaults; each table given replaces the one set before.
+
+        An empty table takes its overrides back. Raises BadRatios with table, name
+        and reason, and then changes nothing.
+        """
+        given = {"model": model, "completion": completion, "group": group}
+        checked = check_tables(**{name: table for name, table in given.items() if table is not None})
+        with self._lock:
+            changes = {name: getattr(checked, name) for name, table in given.items() if table is not None}
+            self._at_run_time = replace(self._at_run_time, **changes)
+            self._ratios = self._lay_tables()
+
+    def _lay_tables(self) -> Ratios:
+        tables = default_tables().overlaid_with(self._from_file).overlaid_with(self._at_run_time)
+        return Ratios(tables, unpriced=self._unpriced)
+
+    def _check(self, path: Path) -> None:
+        """Re-read the file if it changed. The caller holds the lock."""
+        signature, settled = _look(path)
+        self._next_check = time.monotonic() + (self._check_every_seconds if settled else SETTLED_AFTER_SECONDS)
+        if not settled or signature == self._seen:
+            return
+        problem = self._reload(path)
+        # Seen even if bad, so that one change makes one line in the log.
+        self._seen = signature
+        if problem is not None:
+            logger.error("Ratios file not taken over, the last good ratios stay: %s", problem)
+
+    def _reload(self, path: Path) -> BadRatios | None:
+        try:
+            tables = load_overrides(path)
+        except BadRatios as exc:
+            return exc
+        if tables != self._from_file:
+            self._from_file = tables
+            self._ratios = self._lay_tables()
+            logger.info("Ratios file %s read again; new requests are priced by it.", path)
+        return None
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+
+def _look(path: Path) -> tuple[Signature, bool]:
+    """The file's signature, and whether its last write is long enough ago to trust what it holds."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return MISSING, True
+    age_seconds = time.time() - stat.st_mtime
+    # Time stamps from ahead (another machine's clock) say nothing about age; don't wait for them.
+    settled = not 0 <= age_seconds < SETTLED_AFTER_SECONDS
+    return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino), settled
+
+
+# A fork while another thread looks at the file would leave the child a lock that nobody opens.
+_books: weakref.WeakSet[RatioBook] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for book in list(_books):
+        book._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,73 @@
+"""The stores of a process, and the sync runner of flows."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, TypeVar
+
+from billing_tasks.doorbell import Doorbell
+from billing_tasks.errors import BillingError
+from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, Ring
+from billing_tasks.holds.commands import Command, Commands, Pipeline
+from billing_tasks.holds.store import HoldStore
+from billing_tasks.ledger.store import Ledger
+from billing_tasks.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """Redis, PostgreSQL and the doorbell, as the settings say. Nothing connects before the first call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.holds = HoldStore(settings)
+        self.ledger = Ledger.from_settings(settings)
+        self.doorbell = Doorbell(settings)
+        os.register_at_fork(after_in_child=self.ledger.dispose_after_fork)
+
+    @property
+    def commands(self) -> Commands:
+        """Builder of commands for Redis."""
+        return self.holds.commands
+
+    def run(self, flow: Flow[T]) -> T:
+        """Run a flow to its end. An error of an effect is raised inside the flow, which may handle it."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    reply = self.perform(effect)
+                except BillingError as exc:
+                    effect = flow.throw(exc)
+                else:
+                    effect = flow.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def perform(self, effect: Effect) -> Any:
+        """Do one thing that a flow asked for."""
+        match effect:
+            case Command():
+                return self.holds.send(effect)
+            case Pipeline():
+                return self.holds.send_all(effect)
+            case InLedger():
+                return effect.call(self.ledger)
+            case Ring():
+                return self.doorbell.ring(effect.shard, effect.request_id)
+            case Enqueue():
+                return self.doorbell.enqueue(effect.task, effect.task_id, effect.kwargs)
+
+    def close(self) -> None:
+        """Send waiting rings, give all connections back."""
+        self.doorbell.close()
+        self.holds.close()
+        self.ledger.dispose()
+
+
+@functools.cache
+def runtime() -> Runtime:
+    """The runtime of this process, from BILLING_* settings. Workers and the command line share it."""
+    return Runtime(load_settings())

@@ -1,0 +1,103 @@
+"""Settings, read once from BILLING_* environment variables (or a `.env` file named by BILLING_ENV_FILE).
+
+One Redis address serves both uses: the broker on db 0 (Flower reads queue
+lengths there only) and quota on db 1.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from billing_tasks.errors import BadSettings
+
+
+class Settings(BaseSettings):
+    """Every knob, its unit and its default. Each is BILLING_<NAME> in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True)
+
+    redis_url: str = Field("redis://localhost:6379", description="redis://, rediss:// or unix:///path; no db number")
+    database_url: str = Field("postgresql://localhost/billing", description="PostgreSQL, as libpq writes it")
+    broker_url: str | None = Field(None, description="another broker for Celery; default: redis_url, db 0")
+
+    key_prefix: str = Field("billing", pattern=r"^[a-z0-9_-]{1,32}$", description="first part of every Redis key")
+    shards: int = Field(16, ge=1, le=1024, description="a different number is refused unless the outbox is drained")
+    queue: str = Field("celery", description="the queue workers read; Celery's default, so that bare producers find it")
+    dispatch: Literal["batch", "request"] = Field("batch", description="request: one Celery task per consume")
+
+    hold_ttl_seconds: int = Field(600, ge=1, le=86_400, description="a hold nobody came back for is released")
+    tombstone_seconds: int = Field(600, ge=1, le=86_400, description="how long a closed hold answers repeats")
+    fresh_seconds: int = Field(60, ge=1, description="an older account copy is reloaded before it is used")
+    refusal_fresh_seconds: int = Field(1, ge=0, description="an older copy is reloaded before it refuses")
+    idle_seconds: int = Field(3600, ge=60, description="accounts with nothing held or unposted leave Redis after this")
+    trust_multiplier: int = Field(
+        100, ge=1, description="`trusted` if available is more than this many times the amount"
+    )
+    backlog_limit: int = Field(1_000_000, ge=1, description="events per shard; above it reservations are refused")
+
+    redis_timeout_seconds: float = Field(1.0, gt=0, description="connect and read")
+    redis_connections: int = Field(64, ge=1, description="per process; more callers wait for one")
+    database_connections: int = Field(4, ge=1, description="per process")
+    statement_timeout_seconds: float = Field(15.0, gt=0)
+    lock_timeout_seconds: float = Field(3.0, gt=0)
+
+    batch_size: int = Field(1000, ge=1, le=10_000, description="events per posting transaction")
+    lease_ms: int = Field(5000, ge=500, description="a drainer that dies is replaced after this")
+    doorbell_ms: int = Field(5000, ge=100, description="a lost ring is repeated after this at the latest")
+    settle_budget_seconds: float = Field(20.0, gt=0, description="after this a drainer hands over")
+    max_attempts: int = Field(8, ge=1, description="automatic retries of a dead letter before a person must look")
+
+    expire_every_seconds: float = Field(5.0, gt=0, description="beat: release holds that are due")
+    ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes nobody drains")
+
+    ratios_file: Path | None = Field(
+        None, description="TOML with overrides of the ratio table; re-read when it changes"
+    )
+
+    @property
+    def cache_url(self) -> str:
+        """Where quota lives: db 1, in redis-py's spelling."""
+        if self.redis_url.startswith("unix://"):
+            return f"{self.redis_url}?db=1"
+        parts = urlsplit(self.redis_url)
+        return urlunsplit(parts._replace(path="/1"))
+
+    @property
+    def celery_broker_url(self) -> str:
+        """Where Celery's messages go: db 0, in kombu's spelling."""
+        if self.broker_url:
+            return self.broker_url
+        if self.redis_url.startswith("unix://"):
+            return f"redis+socket://{self.redis_url.removeprefix('unix://')}?virtual_host=0"
+        return urlunsplit(urlsplit(self.redis_url)._replace(path="/0"))
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database in SQLAlchemy's spelling, psycopg 3 named."""
+        return "postgresql+psycopg://" + self.database_url.split("://", 1)[1]
+
+
+def load_settings() -> Settings:
+    """The settings of this process, or BadSettings naming the variable that is wrong."""
+    try:
+        return Settings(_env_file=os.environ.get("BILLING_ENV_FILE"))
+    except ValidationError as exc:
+        problems = "; ".join(f"BILLING_{str(e['loc'][0]).upper()}: {e['msg']}" for e in exc.errors())
+        raise BadSettings(f"Settings can't be used: {problems}") from None
+
+
+def redact(url: str) -> str:
+    """The address without its password, for people's eyes."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    netloc = parts.netloc.replace(f":{quote(parts.password, safe='')}@", ":***@").replace(
+        f":{parts.password}@", ":***@"
+    )
+    return urlunsplit(parts._replace(netloc=netloc))

@@ -1,0 +1,169 @@
+"""charge(): whatever ends the block, usage handed over is consumed, and without usage the hold is released."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from billing_tasks import AsyncBookkeeper, errors
+from tests.conftest import CHANNEL, Billing, MakeBilling, Payer
+
+
+def ask_for(payer: Payer, **more: Any) -> dict[str, Any]:
+    return {
+        "user_id": payer[0],
+        "token_id": payer[1],
+        "channel_id": CHANNEL,
+        "model": "gpt-4o",
+        "prompt_tokens": 374,
+        "max_tokens": 512,
+        **more,
+    }
+
+
+def test_a_block_that_ends_well_is_consumed(billing: Billing) -> None:
+    payer = billing.payer()
+    with billing.bk.charge(**ask_for(payer)) as charge:
+        assert billing.available(payer[0]) == 1_000_000 - 6055  # (374 + 512 * 4) * 2.5
+        charge.usage(prompt_tokens=374, completion_tokens=44)
+    assert charge.receipt is not None
+    assert charge.receipt.quota == 1375
+    assert billing.available(payer[0]) == 1_000_000 - 1375
+
+
+def test_a_block_that_fails_before_usage_is_refunded(billing: Billing) -> None:
+    payer = billing.payer()
+    with pytest.raises(ConnectionError), billing.bk.charge(**ask_for(payer)) as charge:
+        raise ConnectionError("upstream 502")
+    assert billing.available(payer[0]) == 1_000_000
+    billing.settle()
+    (entry,) = billing.runtime.ledger.entries_of(charge.request_id)
+    assert (entry.kind, entry.content) == ("release", "ConnectionError: upstream 502")
+
+
+def test_a_block_that_fails_after_usage_is_consumed(billing: Billing) -> None:
+    payer = billing.payer()
+    with pytest.raises(ConnectionError), billing.bk.charge(**ask_for(payer)) as charge:
+        charge.usage(prompt_tokens=374, completion_tokens=10)
+        raise ConnectionError("the client left")
+    assert billing.available(payer[0]) == 1_000_000 - 1035
+
+
+def test_the_last_usage_handed_over_counts(billing: Billing) -> None:
+    payer = billing.payer()
+    with billing.bk.charge(**ask_for(payer)) as charge:
+        for tokens in (1, 2, 44):
+            charge.usage(prompt_tokens=374, completion_tokens=tokens)
+    assert billing.available(payer[0]) == 1_000_000 - 1375
+
+
+def test_usage_that_can_not_be_booked_is_refused_and_what_stood_before_is_charged(billing: Billing) -> None:
+    payer = billing.payer()
+    with pytest.raises(errors.InvalidRequest), billing.bk.charge(**ask_for(payer)) as charge:
+        charge.usage(prompt_tokens=374, completion_tokens=44)
+        charge.usage(prompt_tokens=374, completion_tokens=-44)
+    assert billing.available(payer[0]) == 1_000_000 - 1375
+
+
+def test_a_stream_closed_by_its_reader_is_consumed(billing: Billing) -> None:
+    payer = billing.payer()
+
+    def stream() -> Iterator[str]:
+        with billing.bk.charge(**ask_for(payer)) as charge:
+            for number in range(1, 100):
+                charge.usage(prompt_tokens=374, completion_tokens=number)
+                yield "token"
+
+    reading = stream()
+    next(reading)
+    next(reading)
+    reading.close()
+    assert billing.available(payer[0]) == 1_000_000 - 955  # (374 + 2 * 4) * 2.5
+
+
+def test_a_block_without_usage_and_without_error_is_refunded(billing: Billing) -> None:
+    payer = billing.payer()
+    with billing.bk.charge(**ask_for(payer)):
+        pass
+    assert billing.available(payer[0]) == 1_000_000
+
+
+def test_a_long_block_keeps_its_hold(make_billing: MakeBilling) -> None:
+    billing = make_billing()
+    payer = billing.payer()
+    keys = billing.runtime.commands.keys
+    with billing.bk.charge(**ask_for(payer, ttl_seconds=1)) as charge:
+        due = keys.due(keys.shard_of(payer[0]))
+        first = billing.redis("ZSCORE", due, charge.request_id)
+        for _ in range(2000):  # half a second until the renewal, in steps that end as soon as it came
+            if billing.redis("ZSCORE", due, charge.request_id) != first:
+                break
+            billing.redis("BLPOP", "never", 0.01)
+        assert int(billing.redis("ZSCORE", due, charge.request_id)) > int(first)
+        charge.usage(prompt_tokens=1)
+    assert charge.receipt is not None
+    assert not charge.receipt.late
+
+
+def test_async_charges_end_like_sync_ones(billing: Billing) -> None:
+    payer = billing.payer()
+
+    async def run() -> list[int]:
+        seen = []
+        async with AsyncBookkeeper.from_settings(billing.settings) as bk:
+            async with bk.charge(**ask_for(payer)) as charge:
+                charge.usage(prompt_tokens=374, completion_tokens=44)
+            seen.append(await bk._run(bk._available(payer[0])))
+            with pytest.raises(ConnectionError):
+                async with bk.charge(**ask_for(payer)):
+                    raise ConnectionError
+            seen.append(await bk._run(bk._available(payer[0])))
+        return seen
+
+    assert asyncio.run(run()) == [1_000_000 - 1375] * 2
+
+
+def test_a_cancelled_task_is_consumed_or_refunded_before_it_ends(billing: Billing) -> None:
+    payer = billing.payer()
+
+    async def request(bk: AsyncBookkeeper, started: asyncio.Event, *, tokens: int) -> None:
+        async with bk.charge(**ask_for(payer)) as charge:
+            if tokens:
+                charge.usage(prompt_tokens=374, completion_tokens=tokens)
+            started.set()
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with AsyncBookkeeper.from_settings(billing.settings) as bk:
+            for tokens in (0, 44):
+                started = asyncio.Event()
+                task = asyncio.create_task(request(bk, started, tokens=tokens))
+                await started.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    asyncio.run(run())
+    assert billing.available(payer[0]) == 1_000_000 - 1375
+
+
+def test_an_async_stream_closed_by_its_reader_is_consumed(billing: Billing) -> None:
+    payer = billing.payer()
+
+    async def stream(bk: AsyncBookkeeper) -> AsyncIterator[str]:
+        async with bk.charge(**ask_for(payer)) as charge:
+            while True:
+                charge.usage(prompt_tokens=374, completion_tokens=44)
+                yield "token"
+
+    async def run() -> None:
+        async with AsyncBookkeeper.from_settings(billing.settings) as bk:
+            reading = stream(bk)
+            await anext(reading)
+            await reading.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(run())
+    assert billing.available(payer[0]) == 1_000_000 - 1375
