@@ -86,8 +86,9 @@ class Traffic:
             self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close_step()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:  # a step that was broken off is not done
+            self._close_step()
         if err.is_terminal:
             self._progress.stop()
 

@@ -10,6 +10,7 @@ from threading import Barrier
 from typing import TypeVar
 
 import psycopg
+import pytest
 
 from billing_tasks.events import Posted
 from billing_tasks.ids import new_request_id
@@ -162,6 +163,18 @@ def test_workers_that_claim_at_once_never_get_the_same_dead_letter(ledger):
     assert len(ids) == len(set(ids)) == 40
 
 
+def test_a_claim_passes_by_what_another_worker_is_claiming(ledger, ledger_url):
+    kind = new_request_id()
+    fields = {"user_id": 1, "payload": b"{}", "reason": "r", "error": "e", "next_attempt_seconds": -1}
+    taken, free = (ledger.add_dead_letter(kind=kind, request_id=r, **fields)[0].id for r in ("1", "2"))
+
+    with psycopg.connect(ledger_url) as other:
+        other.execute("select from billing.dead_letters where id = %s for update", [taken])
+        claimed = ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind)
+
+    assert [letter.id for letter in claimed] == [free]
+
+
 def test_upgrades_started_at_once_all_succeed(new_database):
     url = new_database()
 
@@ -175,6 +188,20 @@ def test_upgrades_started_by_several_processes_all_succeed(new_database):
 
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         list(pool.map(upgrade, [url] * 3))
+
+    assert pending(url) == []
+
+
+def test_an_upgrade_waits_for_another_one(new_database):
+    url = new_database()
+
+    with psycopg.connect(url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("select pg_advisory_xact_lock(hashtext('billing.migrations'))")
+        waiting = pool.submit(upgrade, url)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        other.commit()
+        waiting.result(timeout=20)
 
     assert pending(url) == []
 

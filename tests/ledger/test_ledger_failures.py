@@ -161,22 +161,27 @@ def test_our_own_mistakes_are_seen_as_they_are(ledger):
         ledger._db.statement(sa.text("selekt 1"))
 
 
-def test_a_forked_child_and_its_parent_post_side_by_side(ledger, payer, shard):
-    ledger.post_batch(shard, [payer.consume(1)])
+def test_a_forked_child_has_connections_of_its_own(ledger, payer, shard):
+    mine = _session(ledger)
 
     child = os.fork()
     if child == 0:
+        own = False
         try:
             ledger.dispose_after_fork()
+            own = _session(ledger) != mine
             ledger.post_batch(shard, [payer.consume(2)])
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    ledger.post_batch(shard, [payer.consume(4)])
+        finally:
+            os._exit(0 if own else 1)
     _, status = os.waitpid(child, 0)
 
     assert status == 0
-    assert ledger.get_user(payer.user.id).used_quota == 7
+    assert _session(ledger) == mine
+    assert ledger.get_user(payer.user.id).used_quota == 2
+
+
+def _session(ledger) -> int:
+    return ledger._db.statement(sa.text("select pg_backend_pid()"))[0][0]
 
 
 def test_timeouts_and_name_reach_the_server_beside_the_addresss_own_options(open_ledger, ledger_url):

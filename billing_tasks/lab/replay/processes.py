@@ -2,16 +2,18 @@
 
 Each child connects, says that it is ready, waits for the word and ends with its
 tally. Children are spawned, not forked: nothing of the parent's connections
-goes with them, as with the workers of a real gateway. They are daemons and end with us.
+goes with them, as with the workers of a real gateway. They end with us, however we end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
-from collections.abc import Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -25,7 +27,8 @@ from billing_tasks.settings import Settings
 def run_traffic(shots: Sequence[Shot], *, processes: int, settings: Settings, pace: Pace, tick: Tick) -> Tally:
     """All shots; the tally is in their order. `tick` hears how many are done. Raises ProcessDied."""
     if processes == 1:
-        return asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=tick))
+        with _ctrl_c_for_asyncio():
+            return asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=tick))
     hands = share_out(shots, processes)
     with ExitStack() as cleanup:
         children = [_Child.start(number, settings, pace, cleanup) for number in range(processes)]
@@ -38,6 +41,19 @@ def run_traffic(shots: Sequence[Shot], *, processes: int, settings: Settings, pa
             child.pipe.send("go")
         _listen(children, tick)
         return put_together([child.ended for child in children], len(shots))
+
+
+@contextmanager
+def _ctrl_c_for_asyncio() -> Iterator[None]:
+    """asyncio cancels its tasks in good order on Ctrl-C, but only if nobody else has taken the signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    taken = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, taken)
 
 
 @dataclass(slots=True)
@@ -101,4 +117,11 @@ def _gateway(pipe: Connection[object, object], settings: Settings, pace: Pace) -
     pipe.send("ready")
     pipe.recv()
     assert isinstance(shots, list)  # noqa: S101
-    pipe.send(asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=pipe.send)))
+
+    def tick(done: int) -> None:
+        try:
+            pipe.send(done)
+        except OSError:
+            os._exit(1)  # the parent was killed; nobody would ever read what comes of this
+
+    pipe.send(asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=tick)))

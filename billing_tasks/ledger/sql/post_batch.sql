@@ -21,20 +21,15 @@
 -- that can't be stored (NUL, overflow, no partition, unknown kind) fails the whole
 -- call with SQLSTATE 22xxx or 23514, and nothing is booked; the caller halves the batch.
 --
--- The settings below pin the plans, because a session keeps them: one made while a table or a
--- new month was nearly empty would read it whole for every event once it is full. With these
--- off, only lookups in an index remain, right for every size. Single values are looked up by
--- subqueries for the same reason: those are never turned around into a join.
+-- Planned anew at every call (1 ms), because a session would keep its plans: one made while
+-- a table or a new month was nearly empty reads it whole for every event once it is full.
+-- Pinning a generic plan by switching off scans and joins was tried and is not enough: to the
+-- planner all indexes of a tiny table cost the same, and it takes one that fits badly.
 create or replace function billing.post_batch(
     p_shard integer, p_events text, p_epoch bigint, p_first_seq bigint, p_last_seq bigint,
     out outcomes text, out users text, out tokens text)
 language plpgsql
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set enable_bitmapscan = off
-set enable_material = off
+set plan_cache_mode = force_custom_plan
 set jit = off
 as $$
 declare

@@ -21,8 +21,7 @@
 create or replace function billing.post_refund(
     p_shard integer, p_event text, out outcome text, out users text, out tokens text)
 language plpgsql
-set enable_seqscan = off  -- plans as in post_batch
-set enable_bitmapscan = off
+set plan_cache_mode = force_custom_plan  -- for the reason given in post_batch
 as $$
 declare
     v_event    billing.posting_event := json_populate_record(null::billing.posting_event, p_event::json);

@@ -1,0 +1,57 @@
+"""One request from beginning to end, and one whose upstream fails.
+
+Needs servers and a worker: run `make up` in one terminal, paste its two `export`
+lines into another, then run this file with .venv/bin/python. What it prints is in
+one_request.out; a test compares the two.
+"""
+
+import time
+
+from billing_tasks import Accounts, Bookkeeper
+from billing_tasks.errors import Refused
+
+
+def main() -> None:
+    with Accounts.from_settings() as accounts, Bookkeeper.from_settings() as bk:
+        # What an operator does once; a gateway has no Accounts.
+        user = accounts.create_user(quota=20_000, group="default")
+        token = accounts.create_token(user.id, name="laptop", quota=20_000)
+        print(f"user has {user.quota} quota")
+
+        # Before the upstream call: price it and set quota aside. One round trip to Redis.
+        price = bk.price(model="gpt-4o", group="default")
+        reservation = bk.pre_consume_quota(
+            price.estimate(prompt_tokens=374, max_tokens=512), user_id=user.id, token_id=token.id, price=price
+        )
+        seen = accounts.balance(user.id)
+        print(f"request {reservation.request_id} holds {reservation.held_quota}; available {seen.available}")
+
+        # After it: book what was really used. The rest of the hold is free again at once.
+        receipt = bk.consume(reservation.log(channel_id=3, prompt_tokens=374, completion_tokens=44))
+        seen = accounts.balance(user.id)
+        print(f"consumed {receipt.quota}; available {seen.available}")
+        again = bk.consume(reservation.log(channel_id=3, prompt_tokens=374, completion_tokens=44))
+        print(f"consumed once more: accepted before? {again.again}; available {accounts.balance(user.id).available}")
+
+        # The upstream failed: give the hold back.
+        failed = bk.pre_consume_quota(5_000, user_id=user.id, token_id=token.id)
+        returned = bk.refund_quota(failed, reason="upstream answered 502")
+        print(f"refunded {returned.quota}; available {accounts.balance(user.id).available}")
+
+        # More than there is: refused before anything was sent upstream.
+        try:
+            bk.pre_consume_quota(1_000_000, user_id=user.id, token_id=token.id)
+        except Refused as exc:
+            print(f"refused: {exc.http_status} {exc.code}")
+
+        # A worker books it in PostgreSQL, usually within a tenth of a second.
+        deadline = time.monotonic() + 20
+        while len(entries := accounts.entries(user_id=user.id)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for entry in reversed(entries):
+            print(f"ledger: {entry.kind:8} user {entry.user_quota:+7} token {entry.token_quota:+7}  {entry.content}")
+        print(f"user has {accounts.user(user.id).quota} quota")
+
+
+if __name__ == "__main__":
+    main()

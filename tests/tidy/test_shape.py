@@ -1,0 +1,67 @@
+"""The shape of the house: file lengths, docstrings, words that are not used, money without floats."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "billing_tasks"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TEXTS = sorted([*SOURCES, *PACKAGE.rglob("*.lua"), *PACKAGE.rglob("*.sql"), *(ROOT / "tests").rglob("*.py")])
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_no_file_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "open the file with what lives here"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_functions_fit_a_screen(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            length = node.end_lineno - node.body[0].lineno + 1  # a long signature is a table, not a story
+            assert length <= 50, f"{node.name} has {length} lines; a screen has 50"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_words_that_say_nothing_are_not_used_as_names(path: Path) -> None:
+    banned = re.compile(r"(^|_)(utils?|helpers?|manager)($|_)", re.IGNORECASE)
+    tree = ast.parse(path.read_text())
+    names = [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)] + [path.stem]
+    assert not [name for name in names if banned.search(name)]
+
+
+#: Where quota and ratios are handled: floats may measure time elsewhere, here they may not appear.
+MONEY = [*sorted((PACKAGE / "pricing").glob("*.py")), PACKAGE / "consume_log.py", PACKAGE / "events.py"]
+
+
+@pytest.mark.parametrize("path", MONEY, ids=name_of)
+def test_no_float_comes_near_money(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    calls = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and getattr(n.func, "id", "") in ("float", "Decimal", "round")
+    ]
+    assert not calls
+    if path.name != "book.py":  # measures how long ago it looked at a file
+        constants = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, float)]
+        assert not constants
+
+
+def test_nothing_is_skipped_without_a_reason_and_nothing_is_a_stub() -> None:
+    for path in SOURCES:
+        assert "NotImplementedError" not in path.read_text(), path
