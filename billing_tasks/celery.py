@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from billing_tasks import messages
+from billing_tasks import broker, messages
 from billing_tasks.settings import Settings, load_settings
 
 
@@ -61,6 +61,7 @@ def make_app(settings: Settings) -> Celery:
     return made
 
 
+broker.install()
 app = make_app(load_settings())
 
 

@@ -55,7 +55,7 @@ async def stream(bk: AsyncBookkeeper, user_id: int, token_id: int) -> AsyncItera
 
 async def main() -> None:
     with Accounts.from_settings() as accounts:
-        user = await asyncio.to_thread(accounts.create_user, quota=1_000)
+        user = await asyncio.to_thread(accounts.create_user, quota=10_000)
         token = await asyncio.to_thread(accounts.create_token, user.id, unlimited=True)
         async with AsyncBookkeeper.from_settings() as bk:
             for line in await asyncio.gather(*(chat(bk, number, user.id, token.id) for number in range(10))):

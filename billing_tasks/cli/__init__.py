@@ -7,10 +7,10 @@ import logging
 import typer
 
 from billing_tasks.cli import accounts, letters, operate, prices
-from billing_tasks.cli import demo as demo_module
-from billing_tasks.cli import replay as replay_module
-from billing_tasks.cli import up as up_module
+from billing_tasks.cli.demo import demo as demo_command
+from billing_tasks.cli.replay import replay as replay_command
 from billing_tasks.cli.show import fail
+from billing_tasks.cli.up import up as up_command
 from billing_tasks.errors import BillingError
 
 app = typer.Typer(
@@ -22,9 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command(rich_help_panel="Try")(demo_module.demo)
-app.command(rich_help_panel="Try")(up_module.up)
-app.command(rich_help_panel="Try")(replay_module.replay)
+app.command(rich_help_panel="Try")(demo_command)
+app.command(rich_help_panel="Try")(up_command)
+app.command(rich_help_panel="Try")(replay_command)
 app.command(rich_help_panel="Operate")(operate.status)
 app.command(rich_help_panel="Operate")(operate.verify)
 app.command(rich_help_panel="Operate")(operate.migrate)

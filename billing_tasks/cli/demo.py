@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def demo(
     fail_rate: traffic.FailRate = 0.03,
     abandon_rate: traffic.AbandonRate = 0.01,
     hold_ttl: traffic.HoldTtl = 2,
-    concurrency: traffic.Concurrency = 16,
+    concurrency: traffic.Concurrency = 0,
     processes: traffic.Processes = 1,
     speed: traffic.Speed = 0.0,
     seed: traffic.Seed = 1,
@@ -92,10 +93,12 @@ def demo(
         with Traffic() as shown:
             report = run_demo(stack, rows, options, audience=shown, export_to=export)
         if keep:
-            _show(report, rows, as_json=as_json, source=trace, keep=keep)
-            up.show_where(stack, "Still running")
-            console.print("Ctrl-C stops everything; the data stays.")
-            stack.wait()
+            with suppress(KeyboardInterrupt):
+                _show(report, rows, as_json=as_json, source=trace, keep=keep)
+                if not as_json:
+                    up.show_where(stack, "Still running")
+                    console.print("Ctrl-C stops everything; the data stays.")
+                stack.wait()
     if not keep:
         _show(report, rows, as_json=as_json, source=trace, keep=keep)
         if not as_json:

@@ -29,7 +29,7 @@ def replay(
     fail_rate: traffic.FailRate = 0.03,
     abandon_rate: traffic.AbandonRate = 0.01,
     hold_ttl: traffic.HoldTtl = 5,
-    concurrency: traffic.Concurrency = 16,
+    concurrency: traffic.Concurrency = 0,
     processes: traffic.Processes = 1,
     speed: traffic.Speed = 0.0,
     seed: traffic.Seed = 1,

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, Text
 from rich.text import Text
 
 from billing_tasks.cli.show import console, err, facts, shown, table, usd
-from billing_tasks.lab.replay.options import DEFAULT_MIX
+from billing_tasks.lab.replay.options import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT
 from billing_tasks.lab.replay.report import ReplayReport
 from billing_tasks.lab.replay.settled import Standing
 
@@ -36,7 +36,14 @@ HoldTtl = Annotated[
     int, typer.Option(min=1, max=86_400, rich_help_panel=TRAFFIC, help="Seconds until an abandoned hold expires.")
 ]
 Concurrency = Annotated[
-    int, typer.Option(min=1, max=4096, rich_help_panel=TRAFFIC, help="Requests in flight per process.")
+    int,
+    typer.Option(
+        min=0,
+        max=4096,
+        rich_help_panel=TRAFFIC,
+        show_default=f"{FLAT_OUT}; at a speed {AT_A_SPEED}",
+        help="Requests in flight per process.",
+    ),
 ]
 Processes = Annotated[int, typer.Option(min=1, max=256, rich_help_panel=TRAFFIC, help="Gateway processes.")]
 Speed = Annotated[
@@ -177,9 +184,11 @@ def _figures(report: ReplayReport) -> RenderableType:
         f"{report.outboxes_empty_seconds:.1f} s after the last request; "
         f"the last abandoned hold {report.settled_seconds:.1f} s after it"
     )
+    clock = f"requests began p50 {report.behind_ms.p50:.1f} ms, p99 {report.behind_ms.p99:.1f} ms after their time"
     return facts(
         [
             ("throughput", f"{report.requests_per_second:,.0f} requests/s ({report.seconds:.1f} s, {flight}, {pace})"),
+            *([("clock", clock)] if options.speed else []),
             ("reserve", f"p50 {report.reserve_ms.p50:.1f} ms, p99 {report.reserve_ms.p99:.1f} ms"),
             ("consume", f"p50 {report.consume_ms.p50:.1f} ms, p99 {report.consume_ms.p99:.1f} ms"),
             ("settled", settled),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +59,8 @@ def up(
         progress=step,
         parts=lambda folder: celery_parts(folder, concurrency=workers, flower_port=flower_port, with_flower=flower),
     )
-    with interruptible(), stack:
+    # Once it is up, Ctrl-C is how it ends, however early it comes.
+    with interruptible(), stack, suppress(KeyboardInterrupt):
         if as_json:
             print_json(described(stack))
         else:
@@ -119,7 +120,7 @@ def exports(stack: Stack) -> list[str]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C while starting or running: everything is stopped by then; say so, without a traceback."""
+    """Ctrl-C before it is up: everything is stopped by then; say so, without a traceback."""
     try:
         yield
     except KeyboardInterrupt:

@@ -95,7 +95,7 @@ def of_entry(entry: OutboxEntry, error: str) -> Letter:
 
 def wait_before(attempt: int) -> int:
     """How many seconds an automatic retry waits after this many attempts."""
-    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(attempt, 12))
+    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS << min(attempt, 12))
 
 
 def keep(letters: list[Letter]) -> Flow[list[int]]:

@@ -98,7 +98,7 @@ def spawn_parent() -> Iterator[SpawnParent]:
 def fetch(url: str, statement: str) -> Any:
     """The first value that a statement answers with; None if it answers nothing."""
     with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement)  # type: ignore[arg-type]
+        cursor = connection.execute(statement)
         row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 

@@ -64,7 +64,8 @@ def running_pids(stack: Stack) -> list[int]:
 
 def read_until(process: Any, wanted: str) -> str:
     """The first line with this text; whatever came instead is the failure's message."""
-    seen = []
+    seen: list[str] = []
+    line: str
     for line in process.stdout:
         seen.append(line)
         if wanted in line:
@@ -73,7 +74,8 @@ def read_until(process: Any, wanted: str) -> str:
 
 
 def read_description(process: Any) -> dict[str, Any]:
-    return json.loads(read_until(process, '"state_dir"'))
+    description: dict[str, Any] = json.loads(read_until(process, '"state_dir"'))
+    return description
 
 
 def test_parts_get_the_servers_addresses_after_the_migration(state_dir: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import signal
+import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -15,6 +18,8 @@ from typing import Any
 import pytest
 
 from billing_tasks.accounts import Accounts
+from billing_tasks.cli import main
+from billing_tasks.cli.show import usd
 from billing_tasks.flows import settle, verify
 from billing_tasks.lab.demo import demo_parts, run_demo, settings_of
 from billing_tasks.lab.replay.cast import Ids, make_cast, next_free_id
@@ -319,8 +324,9 @@ def test_without_a_worker_the_replay_says_what_is_still_open_and_loses_nothing()
 
         with pytest.raises(NotSettled) as caught:
             replay(TRACE[:20], options, settings=settings)
-        waiting = re.search(r"there are still (\d+) events in the outboxes, 0 open holds", caught.value.message)
-        assert waiting is not None
+        said = r"still (\d+) events in the outboxes, 0 open holds, \1 requests not booked. Among them: .* \(row 1\)"
+        waiting = re.search(said, caught.value.message)
+        assert waiting is not None, caught.value.message
 
         with closing(Runtime(settings)) as runtime:
             for shard in range(settings.shards):
@@ -332,6 +338,47 @@ def test_without_a_worker_the_replay_says_what_is_still_open_and_loses_nothing()
             assert report.findings == []
             assert report.backlog == 0
             assert sum(user.request_count for user in Accounts(runtime).users()) == int(waiting[1]) > 0
+
+
+def test_a_bad_trace_is_told_by_the_command_before_any_server_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1,many\n")
+    monkeypatch.setattr("sys.argv", ["billing-tasks", "replay", str(tmp_path / "bad.csv")])
+
+    with pytest.raises(SystemExit) as caught:
+        main()
+
+    assert caught.value.code == 1
+    assert "line 2: GeneratedTokens must be a whole number" in capsys.readouterr().err
+
+
+def test_up_names_everything_in_one_json_object_and_stops_at_ctrl_c(
+    state_dir: Path, spawn_parent: Callable[..., subprocess.Popen[str]]
+) -> None:
+    script = "import sys; sys.argv = ['billing-tasks', *sys.argv[1:]]; from billing_tasks.cli import main; main()"
+    process = spawn_parent(script, "up", "--state-dir", state_dir, "--no-flower", "--json")
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += "" if line.startswith("✓") else line
+        if line == "}\n":
+            break
+    described = json.loads(said)
+
+    assert set(described["environment"]) == {"BILLING_REDIS_URL", "BILLING_DATABASE_URL", "BILLING_BROKER_URL"}
+    assert [part["name"] for part in described["parts"]] == ["postgres", "valkey", "worker", "beat"]
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, rest
+
+
+@pytest.mark.parametrize(
+    ("quota", "shown"),
+    [(0, "$0.00"), (4_999, "$0.00"), (5_000, "$0.01"), (617_283_500, "$1,234.56"), (-750_000, "-$1.50")],
+)
+def test_quota_is_shown_in_dollars_cut_to_cents(quota: int, shown: str) -> None:
+    assert usd(quota) == shown
 
 
 def test_an_export_that_can_not_be_written_is_told_before_anything_is_sent(tmp_path: Path) -> None:

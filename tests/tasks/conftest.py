@@ -81,7 +81,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     yield made
     made.stop()
     for log in made.logs:
-        print(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}")
+        print(f"--- {log.name}\n{log.read_text(errors='replace')[-60000:]}")
 
 
 class Flower:

@@ -11,6 +11,11 @@ from billing_tasks.pricing import check_name
 #: Names with a price of their own and their weights: mostly the common ones, a few dear, a few nearly free.
 DEFAULT_MIX = "gpt-4o=5,gpt-4o-mini=4,claude-3-5-sonnet-20240620=3,deepseek-chat=2,gemini-1.5-pro=1,gpt-4-turbo=1"
 
+#: As fast as possible, more in flight only wait for each other. At a speed they wait for the simulated
+#: upstream, and too few would hold the trace's clock up.
+FLAT_OUT = 16
+AT_A_SPEED = 512
+
 Mix = tuple[tuple[str, int], ...]
 
 
@@ -23,7 +28,7 @@ class Options:
     fail_rate: float = 0.03
     abandon_rate: float = 0.01
     hold_ttl_seconds: int = 5
-    concurrency: int = 16  # requests in flight per process
+    concurrency: int = 0  # requests in flight per process; 0: FLAT_OUT or AT_A_SPEED
     processes: int = 1
     speed: float = 0.0  # 1: as the trace's clock went; 0: as fast as possible
     seed: int = 1
@@ -36,6 +41,8 @@ class Options:
             raise BadMix("The fail rate and the abandon rate must not be negative, nor above 1 together.")
         if not self.speed >= 0:
             raise BadMix("The speed must not be negative; 0 is as fast as possible.")
+        if not self.concurrency:
+            object.__setattr__(self, "concurrency", AT_A_SPEED if self.speed else FLAT_OUT)
         for name in ("users", "concurrency", "processes", "hold_ttl_seconds"):
             if getattr(self, name) < 1:
                 raise BadMix(f"{name} must be at least 1.")

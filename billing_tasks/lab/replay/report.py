@@ -58,6 +58,7 @@ class ReplayReport:
     requests_per_second: float
     reserve_ms: Latency
     consume_ms: Latency
+    behind_ms: Latency  # at a speed: how long after its time a request began
     outboxes_empty_seconds: float
     settled_seconds: float
     first_user_id: int
@@ -99,6 +100,7 @@ class ReplayReport:
             "requests_per_second": self.requests_per_second,
             "reserve_ms": {"p50": self.reserve_ms.p50, "p99": self.reserve_ms.p99},
             "consume_ms": {"p50": self.consume_ms.p50, "p99": self.consume_ms.p99},
+            "behind_ms": {"p50": self.behind_ms.p50, "p99": self.behind_ms.p99} if options.speed else None,
             "outboxes_empty_seconds": self.outboxes_empty_seconds,
             "settled_seconds": self.settled_seconds,
             "users": {"first_id": self.first_user_id, "last_id": self.last_user_id},
@@ -147,6 +149,7 @@ def make_report(
         requests_per_second=round(len(shots) / max(seconds, 1e-9), 1),
         reserve_ms=Latency.of(tally.reserve_ns),
         consume_ms=Latency.of(tally.consume_ns),
+        behind_ms=Latency.of(tally.behind_ns),
         outboxes_empty_seconds=round(outboxes_empty_seconds, 2),
         settled_seconds=round(settled_seconds, 2),
         first_user_id=first_user_id,

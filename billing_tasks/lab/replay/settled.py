@@ -65,7 +65,7 @@ def await_settled(
     deadline = time.monotonic() + timeout_seconds
     open_places = [place for place, told in enumerate(tally.told) if told in MAY_BE_HELD]
     outboxes_empty: float | None = None
-    standing, unbooked = Standing(0, 0), list[int]()
+    standing = Standing(0, 0)
     while True:
         since_end = (time.monotonic_ns() - tally.ended_ns) / 1e9
         try:
@@ -83,6 +83,8 @@ def await_settled(
             pass  # a server is away for a moment; the deadline is what ends the wait
         look(standing)
         if time.monotonic() > deadline:
+            unbooked = _unbooked(tally, read_booked(shots, accounts))
+            standing = Standing(standing.events, standing.holds, len(unbooked))
             raise NotSettled(_late(standing, open_places or unbooked, shots, tally, timeout_seconds))
         time.sleep(POLL_SECONDS)
 

@@ -50,6 +50,7 @@ class Tally:
     reason: array[int] = field(default_factory=lambda: array("H"))  # which of `reasons`
     reserve_ns: array[int] = field(default_factory=lambda: array("q"))  # 0: not measured
     consume_ns: array[int] = field(default_factory=lambda: array("q"))
+    behind_ns: array[int] = field(default_factory=lambda: array("q"))  # begun so long after its time
     late: array[int] = field(default_factory=lambda: array("B"))  # consumed or refunded after it had expired
     request_ids: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=lambda: [""])
@@ -60,7 +61,7 @@ class Tally:
     def of_size(cls, size: int) -> Tally:
         """All places still empty."""
         tally = cls(request_ids=[""] * size)
-        for name in ("told", "quota", "reason", "reserve_ns", "consume_ns", "late"):
+        for name in ("told", "quota", "reason", "reserve_ns", "consume_ns", "behind_ns", "late"):
             places = getattr(tally, name)
             places.extend(0 for _ in range(size))
         return tally
@@ -108,7 +109,7 @@ def put_together(tallies: Sequence[Tally], size: int) -> Tally:
     whole = Tally.of_size(size)
     step = len(tallies)
     for first, tally in enumerate(tallies):
-        for name in ("told", "quota", "reserve_ns", "consume_ns", "late"):
+        for name in ("told", "quota", "reserve_ns", "consume_ns", "behind_ns", "late"):
             getattr(whole, name)[first::step] = getattr(tally, name)
         whole.request_ids[first::step] = tally.request_ids
         for place in range(len(tally.told)):
