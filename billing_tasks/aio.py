@@ -7,8 +7,9 @@ Redis is awaited; the rare calls of PostgreSQL and of the broker run in threads
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,6 +24,8 @@ from billing_tasks.pricing import Price
 from billing_tasks.reservation import Receipt, Reservation
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -154,11 +157,16 @@ class AsyncBookkeeper(Gateway):
 
     async def _keep_open(self, reservation: Reservation, ttl_seconds: int | None) -> None:
         ttl = ttl_seconds or self.settings.hold_ttl_seconds
-        while True:
+        task = asyncio.current_task()
+        # A cancellation can get lost inside a call that ends at the same moment (Python 3.11's wait_for does that).
+        while task is not None and not task.cancelling():
             await asyncio.sleep(ttl / 2)
-            # Not renewed: it expires in time and the usage is charged late, which the ledger shows.
-            with suppress(BillingError):
+            try:
                 await self.renew(reservation, ttl)
+            except ReservationClosed:
+                return
+            except BillingError as exc:  # it expires in time and the usage is charged late, which the ledger shows
+                log.warning("hold of request %s was not renewed: %s", reservation.request_id, exc)
 
     async def _shielded(self, settling: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(settling)
@@ -168,11 +176,11 @@ class AsyncBookkeeper(Gateway):
         await asyncio.shield(task)
 
     async def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
-        log = charge.log()
+        usage = charge.log()
         for last in (False, True):
             try:
-                if log is not None:
-                    charge.receipt = await self.consume(log)
+                if usage is not None:
+                    charge.receipt = await self.consume(usage)
                 else:
                     charge.receipt = await self.refund_quota(charge.reservation, reason=why(exc))
                 return

@@ -162,7 +162,7 @@ class Unavailable(BillingError):
 
     code = "unavailable"
     http_status = 500
-    what_to_do = "Repeat with the same request_id; see the runbook if it persists."
+    what_to_do = "Try again: with the same id that is safe, whether or not the first try was applied."
 
 
 class UserQuotaUnreadable(Unavailable):

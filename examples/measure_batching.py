@@ -100,9 +100,7 @@ def events_per_second(settings: Settings) -> float:
     began = time.monotonic()
     posted = 0
     for shard in range(settings.shards):
-        flow = settle.drain(
-            shard, owner="measure", commands=runtime.commands, settings=settings, now=time.monotonic
-        )
+        flow = settle.drain(shard, owner="measure", commands=runtime.commands, settings=settings, now=time.monotonic)
         posted += runtime.run(flow).posted
     seconds = time.monotonic() - began
     assert posted == EVENTS, posted

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -28,13 +31,31 @@ CHANNEL = 3
 def _no_settings_from_outside() -> Iterator[None]:
     """A developer's own BILLING_* must not decide what the tests do."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("BILLING_") and not name.startswith("BILLING_T")]:
+        for name in [
+            name
+            for name in os.environ
+            if name.startswith("BILLING_") and not name.startswith(("BILLING_TEST", "BILLING_LAB"))
+        ]:
             patch.delenv(name)
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def public_folder() -> Iterator[Path | None]:
+    """As root, PostgreSQL's programs and data go below a folder that the tests remove."""
+    if os.geteuid() != 0:
+        yield None
+        return
+    place = Path(tempfile.mkdtemp(prefix="billing-test-public-", dir="/tmp"))
+    place.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BILLING_LAB_PUBLIC_FOLDER", str(place / "lab"))
+        yield place / "lab"
+    shutil.rmtree(place)
+
+
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+def servers(public_folder: Path | None) -> Iterator[Servers]:
     """PostgreSQL and Valkey for the whole session."""
     with embedded_servers(fast=True) as running:
         yield running

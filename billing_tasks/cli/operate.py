@@ -29,7 +29,7 @@ def status(as_json: AsJson = False) -> None:
         problems.append(exc.message)
     try:
         seen["dead_letters"] = {state.value: count for state, count in r.ledger.count_dead_letters().items()}
-        seen["incidents"] = [asdict(incident) for incident in r.ledger.incidents(limit=5)]
+        seen["incidents"] = [asdict(incident) for incident in r.ledger.incidents(limit=50)]
     except BillingError as exc:
         problems.append(exc.message)
     seen["workers"] = r.doorbell.workers()
@@ -56,18 +56,30 @@ def _show_status(seen: dict[str, Any], problems: list[str]) -> None:
         counts = seen["dead_letters"]
         lines += [
             ("dead letters", f"{counts['failed']} wait for a person, {counts['retrying']} are retried by themselves"),
-            ("incidents", len(seen["incidents"]) or "none"),
+            ("incidents", _incidents(seen["incidents"])),
         ]
     workers = seen["workers"]
     lines.append(("workers", ", ".join(workers) if workers else "none answered"))
     console.print(facts(lines))
-    for incident in seen.get("incidents", []):
+    for incident in filter(_lost, seen.get("incidents", [])):
         console.print(
             f"  incident {incident['id']}: {incident['kind']} in shard {incident['shard']}, "
             f"at most {incident['events_bound']} events, {incident['noticed_at']:%Y-%m-%d %H:%M}"
         )
     for problem in problems:
         err.print(problem, style="red", soft_wrap=True)
+
+
+def _lost(incident: dict[str, Any]) -> bool:
+    """True if events may be missing; a restart of Redis that lost nothing is noted too."""
+    return bool(incident["kind"] != "new_epoch" or incident["events_bound"])
+
+
+def _incidents(incidents: list[dict[str, Any]]) -> str:
+    lost = sum(map(_lost, incidents))
+    if not incidents:
+        return "none"
+    return f"{lost} with events that may be missing" if lost else "restarts of Redis, nothing missing"
 
 
 def verify(as_json: AsJson = False) -> None:

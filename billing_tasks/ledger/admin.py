@@ -32,6 +32,14 @@ class Keep(enum.Enum):
     AS_IT_IS = enum.auto()
 
 
+_PAST_GIVEN_IDS: Final = {
+    table: sa.text(
+        f"select setval(pg_get_serial_sequence('billing.{table}', 'id'), (select max(id) from billing.{table}))"  # noqa: S608
+    )
+    for table in (User.__tablename__, Token.__tablename__, Channel.__tablename__)
+}
+
+
 class Administration(Part):
     """Creates and changes accounts, but for their quota."""
 
@@ -83,6 +91,10 @@ class Administration(Part):
             return connection.execute(statement).one_or_none()
 
         row = self._db.transaction(work, repeatable=wanted_id is not None)
+        if row is None and wanted_id is None:
+            # Ids that were given explicitly are unknown to the sequence: move it past them.
+            self._db.statement(_PAST_GIVEN_IDS[model.__tablename__])
+            row = self._db.transaction(work, repeatable=False)
         if row is None and wanted_id is None:
             raise Unavailable(f"The id chosen in {model.__tablename__} was taken meanwhile; call again.")
         if row is None:

@@ -81,23 +81,28 @@ class Reads(Part):
         user_id: int | None = None,
         request_id: str | None = None,
         client_key: str | None = None,
-        before: str | None = None,
+        before: EntryRow | None = None,
         limit: int = 100,
     ) -> list[EntryRow]:
-        """What was used, newest first. `before`: the entry_id of the last row of the page before."""
+        """What was used, newest first. `before`: the last row of the page before."""
         wanted = _matching(user_id=user_id, client_key=client_key, before=before)
         if request_id is not None:
             wanted.append(Entry.entry_id == _uuid(request_id))
         return self._newest_entries([Entry.kind == "consume", *wanted], limit)
 
     def entries(
-        self, *, user_id: int | None = None, client_key: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        *,
+        user_id: int | None = None,
+        client_key: str | None = None,
+        before: EntryRow | None = None,
+        limit: int = 100,
     ) -> list[EntryRow]:
         """Entries of every kind, newest first; a top-up's own id is its client_key."""
         return self._newest_entries(_matching(user_id=user_id, client_key=client_key, before=before), limit)
 
     def _newest_entries(self, wanted: list[sa.ColumnElement[bool]], limit: int) -> list[EntryRow]:
-        statement = sa.select(*_ENTRY).where(*wanted).order_by(Entry.entry_id.desc()).limit(limit)
+        statement = sa.select(*_ENTRY).where(*wanted).order_by(Entry.entry_id.desc(), Entry.kind.desc()).limit(limit)
         return [_entry_row(row) for row in self._db.statement(statement)]
 
     def entries_of(self, request_id: str) -> list[EntryRow]:
@@ -108,7 +113,7 @@ class Reads(Part):
         return sorted(map(_entry_row, self._db.statement(statement)), key=lambda e: (e.created_at, e.entry_id))
 
 
-def _matching(*, user_id: int | None, client_key: str | None, before: str | None) -> list[sa.ColumnElement[bool]]:
+def _matching(*, user_id: int | None, client_key: str | None, before: EntryRow | None) -> list[sa.ColumnElement[bool]]:
     wanted: list[sa.ColumnElement[bool]] = []
     if user_id is not None:
         wanted.append(Entry.user_id == user_id)
@@ -116,7 +121,8 @@ def _matching(*, user_id: int | None, client_key: str | None, before: str | None
         # Said twice for the planner: the index holds only rows that have a key.
         wanted += [Entry.client_key == client_key, Entry.client_key != sa.literal_column("''")]
     if before is not None:
-        wanted.append(Entry.entry_id < _uuid(before))
+        # Both: a late consume and the release of its hold share their entry_id.
+        wanted.append(sa.tuple_(Entry.entry_id, Entry.kind) < sa.tuple_(_uuid(before.entry_id), before.kind))
     return wanted
 
 

@@ -22,20 +22,6 @@ GONE_SECONDS = 15.0
 SpawnParent = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def public_folder() -> Iterator[Path | None]:
-    """As root, PostgreSQL's programs and data go below a folder that the tests remove."""
-    if os.geteuid() != 0:
-        yield None
-        return
-    place = Path(tempfile.mkdtemp(prefix="billing-test-public-", dir="/tmp"))
-    place.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BILLING_LAB_PUBLIC_FOLDER", str(place / "lab"))
-        yield place / "lab"
-    shutil.rmtree(place)
-
-
 @pytest.fixture
 def state_dir(tmp_path: Path) -> Path:
     return tmp_path / "state"

@@ -210,3 +210,15 @@ def test_a_month_of_entries_cant_be_edited_or_emptied_behind_the_ledgers_back(le
     for statement in ("truncate", "delete from"):
         with pytest.raises(psycopg.errors.RestrictViolation):
             sql.execute(f"{statement} billing.ledger_entries_{month}")
+
+
+def test_a_new_account_finds_an_id_after_ids_were_given(ledger) -> None:
+    owner = ledger.create_user()
+    ledger.create_user(owner.id + 1)
+    given = ledger.create_token(owner.id)
+    ledger.create_token(owner.id, given.id + 1)
+    channel = ledger.create_channel()
+    ledger.create_channel(channel.id + 1)
+    assert ledger.create_user().id == owner.id + 2
+    assert ledger.create_token(owner.id).id == given.id + 2
+    assert ledger.create_channel().id == channel.id + 2

@@ -191,7 +191,7 @@ def test_reading_pages_from_the_newest_on(ledger, payer, shard):
     newest = sorted((e.request_id for e in events), reverse=True)
 
     page = ledger.consume_log(user_id=payer.user.id, limit=2)
-    rest = ledger.consume_log(user_id=payer.user.id, before=page[-1].entry_id)
+    rest = ledger.consume_log(user_id=payer.user.id, before=page[-1])
 
     assert [row.entry_id for row in page + rest] == newest
 

@@ -1,0 +1,189 @@
+"""What must be true, in plain Python: a ledger, the outboxes and the open holds, without a server, a lock or a copy.
+
+It knows nothing of versions, epochs' numbers, leases or copies: those exist to
+keep the real thing equal to this one. Requests are named by one letter each
+(`SLOTS`), so that a failing example can be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A request: who makes it and with which token (ids as the test creates them)."""
+
+    user: int
+    token: int
+
+
+#: Users 1 and 3 share a shard (there are two); token 2 is unlimited; tokens 3 and 4 belong to users 2 and 3.
+SLOTS = {
+    "a": Slot(1, 1),
+    "b": Slot(1, 1),
+    "c": Slot(1, 2),
+    "d": Slot(2, 3),
+    "e": Slot(2, 3),
+    "f": Slot(3, 4),
+    "w": Slot(1, 3),  # another user's token, of another shard
+    "x": Slot(1, 4),  # another user's token, of the same shard
+}
+OWNERS = {1: 1, 2: 1, 3: 2, 4: 3}
+UNLIMITED = {2}
+SHARDS = 2
+
+
+@dataclass(eq=False)
+class Filed:
+    """An event in an outbox; two of them are never the same one."""
+
+    kind: str  # consume | release | refund | conflict
+    slot: str
+    weight: int = 0
+    held: int = 0
+    refund_id: str = ""
+    amount: int | None = None  # refund; None: the whole rest
+    epoch: int = 0
+    refused: bool = False  # the ledger said so when it was last posted
+
+
+@dataclass
+class Account:
+    """A user or a token as the books should have it."""
+
+    quota: int
+    used: int = 0
+    requests: int = 0
+    enabled: bool = True
+
+
+@dataclass
+class Model:
+    """The whole truth."""
+
+    users: dict[int, Account]
+    tokens: dict[int, Account]
+    holds: dict[str, int] = field(default_factory=dict)  # open, in Redis
+    closed: dict[str, str] = field(default_factory=dict)  # tombstones: consumed:<quota>, released, expired
+    outbox: list[list[Filed]] = field(default_factory=lambda: [[] for _ in range(SHARDS)])
+    epoch: int = 0
+    charges: dict[str, int] = field(default_factory=dict)  # booked
+    releases: dict[str, tuple[int, bool]] = field(default_factory=dict)  # booked: quota held, expired
+    refunds: dict[str, tuple[str, int | None, int]] = field(default_factory=dict)  # booked: slot, asked for, given
+    own_ids: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # top-ups and corrections
+    ended: set[str] = field(default_factory=set)  # slots whose hold was closed once
+
+    # -- what Redis does ----------------------------------------------------------------------------------
+
+    def file(self, event: Filed) -> None:
+        event.epoch = self.epoch
+        self.outbox[SLOTS[event.slot].user % SHARDS].append(event)
+
+    def consume(self, slot: str, quota: int) -> str:
+        """again | conflict | late | charged"""
+        before = self.closed.get(slot, "")
+        if before == f"consumed:{quota}":
+            return "again"
+        if before.startswith("consumed"):
+            self.file(Filed("conflict", slot))
+            return "conflict"
+        held = self.holds.pop(slot, None)
+        self.file(Filed("consume", slot, weight=quota, held=held or 0))
+        self.closed[slot] = f"consumed:{quota}"
+        self.ended.add(slot)
+        return "late" if held is None else "charged"
+
+    def close(self, slot: str, how: str) -> int:
+        """Give an open hold back: released | expired."""
+        held = self.holds.pop(slot)
+        self.file(Filed("release", slot, held=held))
+        self.closed[slot] = how
+        self.ended.add(slot)
+        return held
+
+    def lose_redis(self) -> None:
+        self.holds.clear()
+        self.closed.clear()
+        for events in self.outbox:
+            events.clear()
+        self.epoch += 1
+
+    def read(self, shard: int, count: int) -> list[Filed]:
+        """What a worker finds: the oldest events, of one epoch."""
+        found = self.outbox[shard][:count]
+        return [event for event in found if event.epoch == found[0].epoch]
+
+    def settled(self, shard: int, events: list[Filed]) -> None:
+        self.outbox[shard] = [event for event in self.outbox[shard] if event not in events]
+
+    # -- counters -----------------------------------------------------------------------------------------
+
+    def held(self, which: str, shard: int, account: int) -> int:
+        return sum(quota for slot, quota in self.holds.items() if _touches(slot, which, shard, account))
+
+    def unposted(self, which: str, shard: int, account: int) -> int:
+        return sum(event.weight for event in self.outbox[shard] if _touches(event.slot, which, shard, account))
+
+    def bounds(self, which: str, account: int) -> tuple[int, int]:
+        """What can surely be reserved, and what can at most: they differ by what is booked but not yet settled."""
+        owner = account if which == "user" else OWNERS[account]
+        shard, row = owner % SHARDS, (self.users if which == "user" else self.tokens)[account]
+        free = row.quota - self.held(which, shard, account)
+        pending = {  # the first of equals is charged, and only if it was not before, and only by its owner
+            event.slot: event.weight
+            for event in reversed(self.outbox[shard])
+            if event.kind == "consume"
+            and event.slot not in self.charges
+            and _touches(event.slot, which, shard, account)
+            if OWNERS[SLOTS[event.slot].token] == SLOTS[event.slot].user
+        }
+        return free - self.unposted(which, shard, account), free - sum(pending.values())
+
+    # -- what the ledger does -----------------------------------------------------------------------------
+
+    def book(self, kind: str, slot: str, quota: int, *, expired: bool = False) -> str:
+        """A consume or a release: posted | duplicate | conflict | unknown_token"""
+        who = SLOTS[slot]
+        if OWNERS[who.token] != who.user:
+            return "unknown_token"
+        if kind == "release":
+            before = self.releases.setdefault(slot, (quota, expired))
+            return "posted" if before is self.releases[slot] and before == (quota, expired) else "conflict"
+        if slot in self.charges:
+            return "duplicate" if self.charges[slot] == quota else "conflict"
+        self.charges[slot] = quota
+        for row in (self.users[who.user], self.tokens[who.token]):
+            row.quota -= quota
+            row.used += quota
+            row.requests += 1
+        return "posted"
+
+    def refund(self, slot: str, refund_id: str, amount: int | None) -> str:
+        """posted | duplicate | conflict | no_charge | above_charge"""
+        if slot not in self.charges:
+            return "no_charge"
+        if refund_id in self.refunds:
+            return "duplicate" if self.refunds[refund_id][:2] == (slot, amount) else "conflict"
+        left = self.charges[slot] - sum(given for of, _, given in self.refunds.values() if of == slot)
+        given = left if amount is None else amount
+        if given > left or left == 0:
+            return "above_charge"
+        self.refunds[refund_id] = (slot, amount, given)
+        for row in (self.users[SLOTS[slot].user], self.tokens[SLOTS[slot].token]):
+            row.quota += given
+            row.used -= given
+        return "posted"
+
+    def change(self, kind: str, account: int, quota: int, own_id: str) -> str:
+        """A top-up or a correction: new | again | conflict"""
+        if own_id in self.own_ids:
+            return "again" if self.own_ids[own_id] == (kind, account, quota) else "conflict"
+        self.own_ids[own_id] = (kind, account, quota)
+        (self.tokens if kind == "token" else self.users)[account].quota += quota
+        return "new"
+
+
+def _touches(slot: str, which: str, shard: int, account: int) -> bool:
+    who = SLOTS[slot]
+    return who.user % SHARDS == shard and (who.user if which == "user" else who.token) == account
