@@ -69,7 +69,7 @@ class Model:
     outbox: list[list[Filed]] = field(default_factory=lambda: [[] for _ in range(SHARDS)])
     epoch: int = 0
     charges: dict[str, int] = field(default_factory=dict)  # booked
-    releases: dict[str, tuple[int, bool]] = field(default_factory=dict)  # booked: quota held, expired
+    releases: dict[str, int] = field(default_factory=dict)  # booked: what was held
     refunds: dict[str, tuple[str, int | None, int]] = field(default_factory=dict)  # booked: slot, asked for, given
     own_ids: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # top-ups and corrections
     ended: set[str] = field(default_factory=set)  # slots whose hold was closed once
@@ -142,17 +142,17 @@ class Model:
 
     # -- what the ledger does -----------------------------------------------------------------------------
 
-    def book(self, kind: str, slot: str, quota: int, *, expired: bool = False) -> str:
+    def book(self, kind: str, slot: str, quota: int) -> str:
         """A consume or a release: posted | duplicate | conflict | unknown_token"""
         who = SLOTS[slot]
         if OWNERS[who.token] != who.user:
             return "unknown_token"
+        booked = self.releases if kind == "release" else self.charges
+        if slot in booked:
+            return "duplicate" if booked[slot] == quota else "conflict"
+        booked[slot] = quota
         if kind == "release":
-            before = self.releases.setdefault(slot, (quota, expired))
-            return "posted" if before is self.releases[slot] and before == (quota, expired) else "conflict"
-        if slot in self.charges:
-            return "duplicate" if self.charges[slot] == quota else "conflict"
-        self.charges[slot] = quota
+            return "posted"
         for row in (self.users[who.user], self.tokens[who.token]):
             row.quota -= quota
             row.used += quota
