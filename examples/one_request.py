@@ -23,20 +23,19 @@ def main() -> None:
         reservation = bk.pre_consume_quota(
             price.estimate(prompt_tokens=374, max_tokens=512), user_id=user.id, token_id=token.id, price=price
         )
-        seen = accounts.balance(user.id)
-        print(f"request {reservation.request_id} holds {reservation.held_quota}; available {seen.available}")
+        available = accounts.balance(user.id).available
+        print(f"request {reservation.request_id} holds {reservation.held_quota}; available {available}")
 
         # After it: book what was really used. The rest of the hold is free again at once.
         receipt = bk.consume(reservation.log(channel_id=3, prompt_tokens=374, completion_tokens=44))
-        seen = accounts.balance(user.id)
-        print(f"consumed {receipt.quota}; available {seen.available}")
+        print(f"consumed {receipt.quota}; enough for 18625 more? {bk.user_has_enough_quota(user.id, 18_625)}")
         again = bk.consume(reservation.log(channel_id=3, prompt_tokens=374, completion_tokens=44))
-        print(f"consumed once more: accepted before? {again.again}; available {accounts.balance(user.id).available}")
+        print(f"consumed once more: accepted before? {again.again}")
 
         # The upstream failed: give the hold back.
         failed = bk.pre_consume_quota(5_000, user_id=user.id, token_id=token.id)
         returned = bk.refund_quota(failed, reason="upstream answered 502")
-        print(f"refunded {returned.quota}; available {accounts.balance(user.id).available}")
+        print(f"refunded {returned.quota}; enough for 18625 again? {bk.user_has_enough_quota(user.id, 18_625)}")
 
         # More than there is: refused before anything was sent upstream.
         try:
@@ -49,7 +48,8 @@ def main() -> None:
         while len(entries := accounts.entries(user_id=user.id)) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
         for entry in reversed(entries):
-            print(f"ledger: {entry.kind:8} user {entry.user_quota:+7} token {entry.token_quota:+7}  {entry.content}")
+            line = f"ledger: {entry.kind:8} user {entry.user_quota:+7} token {entry.token_quota:+7}  {entry.content}"
+            print(line.rstrip())
         print(f"user has {accounts.user(user.id).quota} quota")
 
 

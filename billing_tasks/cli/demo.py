@@ -14,7 +14,7 @@ from rich.text import Text
 from billing_tasks.cli import traffic, up
 from billing_tasks.cli.operate import show_report
 from billing_tasks.cli.options import AsJson
-from billing_tasks.cli.show import console, err, facts, print_json
+from billing_tasks.cli.show import command, console, err, facts, print_json
 from billing_tasks.cli.traffic import Traffic, show_replay
 from billing_tasks.lab.demo import DemoReport, demo_parts, run_demo
 from billing_tasks.lab.flower import FlowerSeen
@@ -165,10 +165,10 @@ def _next(report: DemoReport, seconds: float, state_dir: Path) -> None:
     console.print(
         facts(
             [
-                (f"billing-tasks up{folder}", "run it again with this data, Flower included, for your own app"),
-                (f"billing-tasks demo --keep{folder}", "the same demo, and time to look around in Flower"),
-                ("billing-tasks demo --trace FILE.csv", "a real trace"),
-                ("billing-tasks replay --help", "traffic against your own servers"),
+                (f"{command()} up{folder}", "run it again with this data, Flower included, for your own app"),
+                (f"{command()} demo --keep{folder}", "the same demo, and time to look around in Flower"),
+                (f"{command()} demo --trace FILE.csv", "a real trace"),
+                (f"{command()} replay --help", "traffic against your own servers"),
             ]
         )
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from billing_tasks.cli.options import AsJson, Limit
-from billing_tasks.cli.show import console, err, facts, print_json, table
+from billing_tasks.cli.show import command, console, err, facts, print_json, table
 from billing_tasks.errors import BillingError, InvalidRequest
 from billing_tasks.flows import retry as retrying
 from billing_tasks.ledger.rows import DeadLetter, LetterState
@@ -68,8 +68,8 @@ def show(number: Annotated[int, typer.Argument(show_default=False)], as_json: As
         return
     console.print(facts([(name.replace("_", " "), value) for name, value in _as_dict(letter).items()]))
     if letter.state in (LetterState.FAILED, LetterState.RETRYING):
-        console.print(f"\nbilling-tasks dead-letters retry {number}     try to book it now")
-        console.print(f"billing-tasks dead-letters discard {number} --why '…'   decide that it stays unbooked")
+        console.print(f"\n{command()} dead-letters retry {number}     try to book it now")
+        console.print(f"{command()} dead-letters discard {number} --why '…'   decide that it stays unbooked")
 
 
 @app.command()

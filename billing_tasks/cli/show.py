@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import typer
@@ -75,6 +77,15 @@ def usd(quota: int) -> str:
     """An amount of quota in US dollars, cut to whole cents: 500,000 quota are 1 USD."""
     dollars, cents = divmod(abs(quota) * 100 // QUOTA_PER_USD, 100)
     return f"{'-' if quota < 0 else ''}${dollars:,}.{cents:02d}"
+
+
+def command() -> str:
+    """How this program is called from here: by its name if the shell finds it, else by its path."""
+    called = Path(sys.argv[0])
+    if called.name != "billing-tasks" or shutil.which("billing-tasks") == str(called.absolute()):
+        return "billing-tasks"
+    here = Path.cwd()
+    return str(called.relative_to(here)) if called.is_relative_to(here) else str(called)
 
 
 def fail(error: BillingError) -> NoReturn:

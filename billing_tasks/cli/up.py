@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from billing_tasks.cli.options import AsJson
-from billing_tasks.cli.show import console, err, facts, print_json
+from billing_tasks.cli.show import command, console, err, facts, print_json
 from billing_tasks.lab.parts import celery_parts
 from billing_tasks.lab.stack import DEFAULT_STATE_DIR, Stack
 from billing_tasks.ledger.migrations import upgrade
@@ -102,7 +102,7 @@ def show_where(stack: Stack, title: str) -> None:
     lines.append(("logs", str(Path(description.parts[0].log_file).parent)))
     lines.append(("runs", ", ".join(f"{part.name} ({part.pid})" for part in description.parts)))
     console.print(Panel(facts(lines), title=title, title_align="left", expand=False))
-    console.print("In another shell, so that your app and `billing-tasks status` use these servers:\n")
+    console.print(f"In another shell, so that your app and `{command()} status` use these servers:\n")
     # Outside the panel and never wrapped, so that they can be copied.
     for line in exports(stack):
         console.print(f"  {line}", soft_wrap=True, markup=False)

@@ -15,13 +15,21 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from billing_tasks import ConsumeLog, errors
 from billing_tasks.events import Event, Kind, PostedBatch
@@ -168,7 +176,10 @@ class History(RuleBasedStateMachine):
     def reserve(self, slot: str, amount: int) -> None:
         if self._may_reserve(slot):
             expected = self._right_answers(slot, amount)
-            self._check_reserved(slot, amount, expected, lambda: self.billing.reserve(_payer(slot), amount, **self._id(slot)))
+            self._check_reserved(slot, amount, expected, partial(self._reserve, slot, amount))
+
+    def _reserve(self, slot: str, amount: int) -> Any:
+        return self.billing.reserve((SLOTS[slot].user, SLOTS[slot].token), amount, request_id=self.ids[slot])
 
     @precondition(lambda self: self.reserving is None)
     @rule(slot=slots, amount=amounts)
@@ -456,14 +467,22 @@ class History(RuleBasedStateMachine):
     def counters_are_right(self) -> None:
         if not hasattr(self, "model"):
             return
-        for shard in range(SHARDS):
-            for which, ids in (("user", self.model.users), ("token", self.model.tokens)):
-                for account in ids:
-                    if which == "token" or account % SHARDS == shard:
-                        key = f"{self.billing.runtime.commands.keys.shard(shard)}{which}:{account}"
-                        seen = [int(n or 0) for n in self.billing.redis("HMGET", key, "held", "unposted")]
-                        right = [self.model.held(which, shard, account), self.model.unposted(which, shard, account)]
-                        assert seen == right, f"{which} {account}: held, unposted are {seen} in Redis, right is {right}"
+        looks = [
+            (which, shard, account)
+            for shard in range(SHARDS)
+            for which, ids in (("user", self.model.users), ("token", self.model.tokens))
+            for account in ids
+            if which == "token" or account % SHARDS == shard
+        ]
+        with self.billing.runtime.holds.client.pipeline(transaction=False) as pipe:
+            for which, shard, account in looks:
+                key = f"{self.billing.runtime.commands.keys.shard(shard)}{which}:{account}"
+                pipe.execute_command("HMGET", key, "held", "unposted")
+            replies = pipe.execute()
+        for (which, shard, account), reply in zip(looks, replies, strict=True):
+            seen = [int(number or 0) for number in reply]
+            right = [self.model.held(which, shard, account), self.model.unposted(which, shard, account)]
+            assert seen == right, f"{which} {account}: held, unposted are {seen} in Redis, right is {right}"
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
@@ -488,9 +507,6 @@ class History(RuleBasedStateMachine):
 
     # -- small things -------------------------------------------------------------------------------------
 
-    def _id(self, slot: str) -> dict[str, str]:
-        return {"request_id": self.ids[slot]}
-
     def _log(self, slot: str, quota: int) -> ConsumeLog:
         who = SLOTS[slot]
         return ConsumeLog(
@@ -502,10 +518,6 @@ class History(RuleBasedStateMachine):
         return [keys.user(user) for user in self.model.users] + [
             f"{keys.shard(shard)}token:{token}" for token in OWNERS for shard in range(SHARDS)
         ]
-
-
-def _payer(slot: str) -> tuple[int, int]:
-    return SLOTS[slot].user, SLOTS[slot].token
 
 
 def _continued(flow: Any, effect: Effect) -> Any:

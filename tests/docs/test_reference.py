@@ -1,0 +1,79 @@
+"""The reference says what the code says: settings, errors, tasks, scripts, tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from billing_tasks import errors, messages
+from billing_tasks.celery import app
+from billing_tasks.consume_log import ConsumeLog
+from billing_tasks.ledger.models import Letter
+from billing_tasks.settings import Settings
+from tests.docs.conftest import PAGES, ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def rows(name: str) -> Iterator[list[str]]:
+    """The cells of every table row of a page of the reference."""
+    for line in (REFERENCE / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_every_setting_is_in_the_reference_with_its_default() -> None:
+    said = {cells[0].strip("| `"): cells[1].strip("`") for cells in rows("settings.md")}
+    true = {
+        f"BILLING_{name.upper()}": "none" if field.default is None else str(field.default)
+        for name, field in Settings.model_fields.items()
+    }
+    assert said == true
+
+
+def test_no_page_names_a_setting_that_does_not_exist() -> None:
+    known = {f"BILLING_{name.upper()}" for name in Settings.model_fields}
+    known |= {"BILLING_ENV_FILE", "BILLING_LAB_PUBLIC_FOLDER"}
+    named = {name for page in PAGES for name in re.findall(r"BILLING_[A-Z_]*[A-Z]", page.read_text(encoding="utf-8"))}
+    assert named - known == set()
+
+
+def test_every_error_is_in_the_reference_with_its_code_and_status() -> None:
+    said = {cells[0].strip("| `"): (cells[1].strip("`"), int(cells[2])) for cells in rows("errors.md")}
+    branches = (errors.Refused, errors.Unavailable)
+    leaves = {kind for branch in branches for kind in branch.__subclasses__() if kind.__module__ == errors.__name__}
+    assert said == {kind.__name__: (kind.code, kind.http_status) for kind in leaves}
+    page = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    assert all(f"`{kind.code}`" in page for kind in (errors.BillingError, *branches))
+
+
+def test_every_task_is_in_the_reference() -> None:
+    app.loader.import_default_modules()
+    ours = {name for name in app.tasks if name.startswith("billing.")}
+    assert ours == {value for name, value in vars(messages).items() if name.isupper()}
+    assert {cells[0].strip("| `") for cells in rows("tasks.md")} & ours == ours
+
+
+def test_every_field_of_a_consume_is_in_the_reference() -> None:
+    page = (REFERENCE / "tasks.md").read_text(encoding="utf-8")
+    section = page[page.index("## billing.consume") : page.index("## billing.refund")]
+    assert {name for name in ConsumeLog.model_fields if f"`{name}`" not in section} == set()
+
+
+def test_every_script_is_in_the_reference() -> None:
+    page = (REFERENCE / "redis-keys.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in (ROOT / "billing_tasks" / "holds" / "lua").glob("*.lua")}
+    assert {name for name in scripts if f"`{name}`" not in page} == set()
+
+
+def test_every_table_is_in_the_reference() -> None:
+    page = (REFERENCE / "tables.md").read_text(encoding="utf-8")
+    assert {name for name in Letter.metadata.tables if f"`{name.removeprefix('billing.')}`" not in page} == set()
+
+
+def test_every_decision_has_a_decision_line_and_is_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for page in folder.glob("[0-9]*.md"):
+        assert re.search(r"^\*\*Decision: .+\*\*$", page.read_text(encoding="utf-8"), re.MULTILINE), page.name
+        assert f"({page.name})" in index
