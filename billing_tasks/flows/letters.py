@@ -83,8 +83,8 @@ def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_
 def of_entry(entry: OutboxEntry, error: str) -> Letter:
     """The letter of an outbox entry that is no event."""
     return Letter(
-        entry.kind,
-        entry.request_id,
+        entry.kind or "unknown",
+        entry.request_id or entry.entry_id,
         entry.user_id,
         fingerprint("malformed", entry.payload.hex()),
         entry.payload,

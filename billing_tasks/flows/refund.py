@@ -14,7 +14,7 @@ from billing_tasks.errors import (
     ReservationClosed,
     Unavailable,
 )
-from billing_tasks.events import Event
+from billing_tasks.events import Event, Kind
 from billing_tasks.flows.effects import Enqueue, Flow, InLedger, Ring, ask
 from billing_tasks.flows.letters import keep, of_outcome
 from billing_tasks.flows.releases import release_event
@@ -89,17 +89,23 @@ def _post_directly(event: Event, redis_error: Unavailable, shard: int) -> Flow[R
 
 def give_back(wanted: GiveBack, *, commands: Commands) -> Flow[Receipt]:
     """What the task billing.refund means: a hold that is open is released, a charge is reversed."""
-    if not wanted.refund_id and wanted.quota is None:
-        try:
-            found = yield from ask(commands.hold(user_id=wanted.user_id, request_id=wanted.request_id))
-        except Unavailable:
-            found = None  # Redis is away; if it was a hold, it expires, and the refund waits as a dead letter
-        if found is not None and found.state != "consumed":
-            try:
-                return (yield from release_hold(wanted, token_id=found.token_id, held=found.quota, commands=commands))
-            except ReservationClosed:
-                pass  # consumed between the look and the release: then it is a charge
-    return (yield from refund_charge(wanted, commands=commands))
+    if wanted.refund_id or wanted.quota is not None:
+        return (yield from refund_charge(wanted, commands=commands))
+    try:
+        found = yield from ask(commands.hold(user_id=wanted.user_id, request_id=wanted.request_id))
+    except Unavailable:
+        found = None  # Redis is away; if it was a hold, it expires, and the refund waits as a dead letter
+    if found is None or found.state == "consumed":
+        return (yield from refund_charge(wanted, commands=commands))
+    try:
+        receipt = yield from release_hold(wanted, token_id=found.token_id, held=found.quota, commands=commands)
+    except ReservationClosed:  # consumed between the look and the release: then it is a charge
+        return (yield from refund_charge(wanted, commands=commands))
+    # Usage that was booked while Redis was away left the hold open: then there is a charge as well.
+    entries = yield from ask(InLedger(lambda ledger: ledger.entries_of(wanted.request_id)))
+    if any(entry.kind == Kind.CONSUME for entry in entries):
+        return (yield from refund_charge(wanted, commands=commands))
+    return receipt
 
 
 def enqueue(wanted: GiveBack, *, commands: Commands) -> Flow[Receipt]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from billing_tasks import events
-from billing_tasks.errors import Unavailable
+from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.events import Event, Kind, Posted, TokenRow, UserRow
 from billing_tasks.flows import letters
 from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
@@ -30,6 +30,13 @@ from billing_tasks.settings import Settings
 
 #: How long consumes don't ring after a drainer gave up on PostgreSQL: its own retry comes first.
 QUIET_AFTER_FAILURE_MS = 10_000
+
+
+class OutboxStuck(BillingError):
+    """The ledger has the events and Redis does not let go of them. A bug, or a stranger writing to the outbox."""
+
+    code = "outbox_stuck"
+    what_to_do = "Compare the entry with the ledger; remove it by hand with XDEL once its request is booked."
 
 
 @dataclass(slots=True)
@@ -139,9 +146,10 @@ def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         batch.refused.append(letters.of_entry(entry, str(exc)))
         return None
-    named = (event.request_id, event.user_id, event.quota if entry.weight else 0)
-    if named != (entry.request_id, entry.user_id, entry.weight):
-        error = "the payload names another request, user or quota than the outbox entry"
+    kind = Kind.CONSUME if entry.kind == Kind.CONFLICT else entry.kind
+    named = (event.kind, event.request_id, event.user_id, event.token_id, event.quota if entry.weight else 0)
+    if named != (kind, entry.request_id, entry.user_id, entry.token_id, entry.weight):
+        error = "the payload names another kind, request, account or quota than the outbox entry"
         batch.refused.append(letters.of_entry(entry, error))
         return None
     if entry.kind == Kind.CONFLICT:
@@ -217,7 +225,11 @@ def _settled(
         calls.append(
             commands.settled(shard, entries=chunk, users=users, tokens=tokens, read_ms=lease.now_ms, epoch=lease.epoch)
         )
-    yield from ask_all(calls)
+    removed = yield from ask_all(calls)
+    if not any(taken + gone for taken, gone, _ in removed):
+        # Reading them again would book nothing and remove nothing, for ever.
+        first = entries[0].entry_id
+        raise OutboxStuck(f"Outbox {shard}: none of {len(entries)} events can be removed, from {first} on.")
 
 
 def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:

@@ -281,9 +281,10 @@ class Commands:
             number = numbers.setdefault(k.token(token.user_id, token.id), len(numbers) + 3)
             fields = token_fields(token)
             rows += (number, token.version, len(fields), *fields)
-        events: list[str] = []
+        events: list[str | bytes] = []
         for entry in entries:
-            events += (entry.entry_id, entry.request_id, entry.kind)
+            words = (entry.request_id, entry.kind)
+            events += (entry.entry_id, *(word.encode("utf-8", "surrogateescape") for word in words))
         return call(
             "settled",
             (k.meta(shard), k.outbox(shard), *numbers),

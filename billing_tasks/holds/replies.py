@@ -106,21 +106,30 @@ def parse_hold(packed: bytes | None) -> HoldState | None:
     return HoldState(state, int(user_id), int(token_id), int(quota))
 
 
-def parse_entry(raw: tuple[bytes, list[bytes] | dict[bytes, bytes]]) -> OutboxEntry:
-    """One element of an XRANGE reply."""
+def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
+    """One element of an XRANGE reply. What a script of ours did not write still becomes an entry:
+    it must be found, kept as a dead letter and removed, not block the shard."""
     entry_id, flat = raw
-    f = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    f = dict(zip(flat[::2], flat[1::2], strict=False))
     return OutboxEntry(
         entry_id.decode(),
-        f[b"kind"].decode(),
-        f[b"request_id"].decode(),
-        int(f[b"user_id"]),
-        int(f[b"token_id"]),
-        int(f[b"weight"]),
-        int(f[b"held"]),
-        int(f[b"filed_ms"]),
-        f[b"payload"],
+        _word(f.get(b"kind")),
+        _word(f.get(b"request_id")),
+        _number(f.get(b"user_id")),
+        _number(f.get(b"token_id")),
+        _number(f.get(b"weight")),
+        _number(f.get(b"held")),
+        _number(f.get(b"filed_ms")),
+        f.get(b"payload", b""),
     )
+
+
+def _word(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "surrogateescape")
+
+
+def _number(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() else 0
 
 
 def read_reserved(reply: list[Any]) -> Reserved:

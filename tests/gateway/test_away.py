@@ -121,6 +121,21 @@ def test_without_redis_a_charge_is_refunded_straight_in_postgresql_once(billing:
     assert billing.accounts.user(payer[0]).used_quota == 25
 
 
+def test_a_refund_task_finds_the_charge_behind_a_hold_that_stayed_open(billing: Billing) -> None:
+    from billing_tasks.flows import refund
+    from billing_tasks.give_back import GiveBack
+
+    payer = billing.payer()
+    reservation = billing.reserve(payer, 100)
+    with without(billing, redis=True) as bk:
+        bk.consume(reservation.log(channel_id=CHANNEL, quota=40))
+    wanted = GiveBack(user_id=payer[0], request_id=reservation.request_id, reason="slow")
+    billing.runtime.run(refund.give_back(wanted, commands=billing.runtime.commands))
+    billing.settle()
+    assert billing.accounts.user(payer[0]).used_quota == 0
+    assert billing.available(payer[0]) == 1_000_000
+
+
 def test_without_either_server_the_error_says_so_and_a_repeat_books_once(billing: Billing) -> None:
     payer = billing.payer()
     log = log_of(payer)

@@ -44,8 +44,8 @@ def file_raw(billing: Billing, payer: Payer, quota: int, payload: bytes) -> str:
 GOOD = b'{"kind":"consume","request_id":"REQUEST","user_id":%d,"token_id":%d,"fingerprint":"%s","quota":%d%s}'
 
 
-def good(payer: Payer, quota: int, more: bytes = b"", *, token_id: int | None = None) -> bytes:
-    return GOOD % (payer[0], token_id or payer[1], b"0" * 32, quota, more)
+def good(payer: Payer, quota: int, more: bytes = b"") -> bytes:
+    return GOOD % (payer[0], payer[1], b"0" * 32, quota, more)
 
 
 def test_a_whole_backlog_is_booked_in_one_run(billing: Billing) -> None:
@@ -66,6 +66,7 @@ def test_a_whole_backlog_is_booked_in_one_run(billing: Billing) -> None:
         (b'{"kind":"consume"}', "malformed"),
         (b'{"kind":"steal","request_id":"REQUEST","user_id":1,"token_id":1,"fingerprint":""}', "malformed"),
         ("other user", "malformed"),
+        ("other kind", "malformed"),
         ("other quota", "malformed"),
         ("nul", "malformed"),
         ("bad fingerprint", "malformed"),
@@ -79,15 +80,17 @@ def test_one_event_that_can_never_be_booked_does_not_stop_its_batch(
     payer = billing.payer()
     crafted = {
         "other user": good((payer[0] + 1, payer[1]), 50),
+        "other kind": good(payer, 50).replace(b"consume", b"release"),
         "other quota": good(payer, 5),
         "nul": good(payer, 50, b',"content":"\\u0000"'),
         "bad fingerprint": good(payer, 50).replace(b"0" * 32, b"zz" * 16),
-        "unknown token": good(payer, 50, token_id=999),
+        "unknown token": good((payer[0], 999), 50),
     }
     for _ in range(10):
         billing.use(billing.reserve(payer, 100), 40)
     payload = crafted[payload] if isinstance(payload, str) else payload
-    request_id = file_raw(billing, payer, 50, payload)
+    owner = (payer[0], 999) if reason == "unknown_token" else payer
+    request_id = file_raw(billing, owner, 50, payload)
     for _ in range(10):
         billing.use(billing.reserve(payer, 100), 40)
 
@@ -99,6 +102,20 @@ def test_one_event_that_can_never_be_booked_does_not_stop_its_batch(
     assert billing.accounts.user(payer[0]).quota == 1_000_000 - 800
     assert billing.available(payer[0]) == 1_000_000 - 800  # its weight is gone with it
     assert billing.runtime.ledger.incidents() == []
+
+
+def test_entries_that_no_script_of_ours_wrote_are_kept_and_removed(make_billing: MakeBilling) -> None:
+    billing = make_billing(shards=1)
+    payer = billing.payer()
+    billing.use(billing.reserve(payer, 100), 40)
+    outbox = billing.runtime.commands.keys.outbox(0)
+    billing.redis("XADD", outbox, "*", "what", "ever")
+    billing.redis("XADD", outbox, "*", "kind", b"\xff", "weight", "-5", "user_id", "x", "payload", "y")
+    done = [billing.settle() for _ in range(3)]
+    assert sum(d.posted for d in done) == 1
+    assert sum(d.dead_lettered for d in done) == 2
+    assert billing.verify().backlog == 0
+    assert billing.available(payer[0]) == 1_000_000 - 40
 
 
 def test_usage_of_an_unknown_user_is_kept(billing: Billing) -> None:
@@ -213,10 +230,10 @@ def test_a_user_near_the_limit_sees_no_false_refusal_while_a_batch_settles(billi
     try:
         while True:
             if isinstance(effect, Pipeline):
+                reply: Any = []
                 for command in effect.commands:
-                    billing.runtime.holds.send(command)
+                    reply.append(billing.runtime.holds.send(command))
                     seen += [billing.available(first[0]), billing.available(second[0])]
-                reply: Any = [(0, 0, 0)] * len(effect.commands)
             else:
                 reply = billing.runtime.perform(effect)
             effect = flow.send(reply)

@@ -28,7 +28,7 @@ end
 for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
   local f = {}
   for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
-  if f[which .. '_id'] == id then weights = weights + tonumber(f.weight) end
+  if f[which .. '_id'] == id then weights = weights + (tonumber(f.weight) or 0) end
 end
 local held, unposted = unpack(redis.call('HMGET', account, 'held', 'unposted'))
 return {tonumber(held or 0), tonumber(unposted or 0), holds, weights}

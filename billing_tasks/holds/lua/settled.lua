@@ -54,9 +54,10 @@ for i = 0, events - 1 do
   else
     local f = {}
     for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
-    local user, token = prefix .. 'user:' .. f.user_id, prefix .. 'token:' .. f.token_id
-    local weight = tonumber(f.weight)
-    if f.request_id ~= request_id or f.kind ~= kind or (weight > 0 and not (declared[user] and declared[token])) then
+    local user, token = prefix .. 'user:' .. (f.user_id or ''), prefix .. 'token:' .. (f.token_id or '')
+    local weight = tonumber(f.weight) or 0
+    local same = (f.request_id or '') == request_id and (f.kind or '') == kind
+    if not same or (weight > 0 and not (declared[user] and declared[token])) then
       mismatched = mismatched + 1
     elseif redis.call('XDEL', outbox, id) == 1 then
       removed = removed + 1
