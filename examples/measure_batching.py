@@ -113,7 +113,9 @@ def main() -> None:
         settings = Settings(redis_url=servers.redis_url, database_url=servers.database_url)
         upgrade(servers.database_url)
         print(f"{os.cpu_count()} cores")
-        print(f"no-op Celery tasks, a worker with one process: {tasks_per_second(settings, servers.environment):,.0f}/s")
+        print(
+            f"no-op Celery tasks, a worker with one process: {tasks_per_second(settings, servers.environment):,.0f}/s"
+        )
         print(f"events booked by one draining process: {events_per_second(settings):,.0f}/s")
 
 

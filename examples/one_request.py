@@ -47,7 +47,7 @@ def main() -> None:
         deadline = time.monotonic() + 20
         while len(entries := accounts.entries(user_id=user.id)) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
-        for entry in reversed(entries):
+        for entry in sorted(entries, key=lambda entry: (entry.kind, -entry.user_quota)):
             line = f"ledger: {entry.kind:8} user {entry.user_quota:+7} token {entry.token_quota:+7}  {entry.content}"
             print(line.rstrip())
         print(f"user has {accounts.user(user.id).quota} quota")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from billing_tasks.flows.effects import Flow, Ring, ask_all
+from contextlib import suppress
+
+from billing_tasks.errors import Unavailable
+from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
 from billing_tasks.holds.commands import Commands
+from billing_tasks.ledger.store import Ledger
 
 
 def ring_stale(*, commands: Commands) -> Flow[list[int]]:
@@ -15,4 +19,17 @@ def ring_stale(*, commands: Commands) -> Flow[list[int]]:
     rung = [shard for shard, free in zip(waiting, unattended, strict=True) if free]
     for shard in rung:
         yield Ring(shard, "")
+    yield from _note_seen(waiting, commands)
     return rung
+
+
+def _note_seen(waiting: list[int], commands: Commands) -> Flow[None]:
+    """Tell the ledger how far these outboxes have come: if Redis is lost now, the incident says how many events."""
+    metas = yield from ask_all([commands.meta(shard) for shard in waiting])
+
+    def observe(ledger: Ledger) -> None:
+        for shard, (epoch, seq) in zip(waiting, metas, strict=True):
+            ledger.observe_outbox(shard, epoch, seq)
+
+    with suppress(Unavailable):  # ringing matters more, and comes first
+        yield from ask(InLedger(observe))

@@ -26,6 +26,8 @@ from billing_tasks.lab.servers.folders import StateFolder
 LOOPBACK = "127.0.0.1"
 FLOWER_PORT = 5555
 FLOWER_USER = "billing"
+#: Which requests a task was about is in its arguments and its result; Flower hides both by default.
+FLOWER_COLUMNS = "name,uuid,state,kwargs,result,received,runtime,worker,retries,exception"
 FLOWER_PASSWORD_FILE = "flower-password"  # noqa: S105  a file's name
 
 # Warm (finish what runs), then cold (give back what runs); acknowledged late, so nothing is lost by either.
@@ -105,7 +107,7 @@ def flower_part(state_dir: Path, celery: tuple[str, ...], *, port: int | None) -
     password_file = state_dir / FLOWER_PASSWORD_FILE
     return Part(
         name="flower",
-        argv=(*celery, "flower", f"--address={LOOPBACK}", f"--port={port}"),
+        argv=(*celery, "flower", f"--address={LOOPBACK}", f"--port={port}", f"--tasks-columns={FLOWER_COLUMNS}"),
         environ={"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{kept_password(password_file)}"},
         ready=http_answers(port, "/healthcheck"),
         notes={
