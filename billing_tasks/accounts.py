@@ -105,7 +105,9 @@ class Accounts:
         clock = self._runtime.run(clock_of(user_id, self._runtime.commands))
         if clock is None:
             return Balance(user, None, None, None)
-        return Balance(user, user.quota - clock.held - clock.unposted, clock.held, clock.unposted)
+        # From one look at Redis: beside a balance read earlier, counters may have moved on.
+        available = clock.available if clock.loaded else user.quota - clock.held - clock.unposted
+        return Balance(user, available, clock.held, clock.unposted)
 
     # -- tokens -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@
     │   ├── RefundAboveCharge         409  refunds would exceed the charge
     │   ├── BadRatios                 500  a ratio table can't be used (operator's mistake)
     │   └── BadSettings               500  the configuration can't be used (operator's mistake)
+    ├── OutboxStuck                   500  a bug, or a stranger writing to Redis
     └── Unavailable                   perhaps applied; repeating with the same id is safe
         ├── UserQuotaUnreadable       500  no balance could be read
         ├── HoldNotWritten            500  Redis did not answer in time
@@ -90,7 +91,7 @@ class UserDisabled(Refused):
 
     code = "user_disabled"
     http_status = 403
-    what_to_do = "Enable the user with Accounts.set_user_status if that is wanted."
+    what_to_do = "Enable the user with Accounts.set_user if that is wanted."
 
 
 class InsufficientUserQuota(Refused):
@@ -114,7 +115,7 @@ class IdempotencyConflict(Refused):
 
     code = "idempotency_conflict"
     http_status = 409
-    what_to_do = "Use a new request_id for a new request; repeat a request with its exact body."
+    what_to_do = "Use a new id for something new; repeat something under its id with its exact body."
 
 
 class ReservationClosed(Refused):
@@ -155,6 +156,14 @@ class BadSettings(Refused):
     code = "bad_settings"
     http_status = 500
     what_to_do = "Correct the BILLING_* variable that the message names."
+
+
+class OutboxStuck(BillingError):
+    """The ledger has the events and Redis does not let go of them. A bug, or a stranger writing to the outbox."""
+
+    code = "outbox_stuck"
+    http_status = 500
+    what_to_do = "Compare the entry with the ledger; remove it by hand with XDEL once its request is booked."
 
 
 class Unavailable(BillingError):

@@ -45,12 +45,20 @@ def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
     return r.run(flow).as_dict()
 
 
+def _attempt(number: int, count: int | None) -> dict[str, object]:
+    r = runtime()
+    flow = retry.attempt(number, who="worker", commands=r.commands, settings=r.settings, count=count)
+    return r.run(flow).as_dict()
+
+
 @app.task(base=BillingTask, bind=True, name=messages.CONSUME)
-def consume_one(self: Any, /, dead_letter: int | None = None, **payload: Any) -> dict[str, object]:
+def consume_one(
+    self: Any, /, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
+) -> dict[str, object]:
     """File one ConsumeLog, as a producer sent it, or book a dead letter once more. Safe to run twice."""
     r = runtime()
     if dead_letter is not None:
-        return r.run(retry.attempt(dead_letter, who="worker", commands=r.commands, settings=r.settings)).as_dict()
+        return _attempt(dead_letter, attempt)
     try:
         consume_log = consume_log_from(payload)
         receipt = r.run(consume.consume(consume_log, commands=r.commands))
@@ -66,11 +74,13 @@ def consume_one(self: Any, /, dead_letter: int | None = None, **payload: Any) ->
 
 
 @app.task(base=BillingTask, bind=True, name=messages.REFUND)
-def refund_one(self: Any, /, dead_letter: int | None = None, **payload: Any) -> dict[str, object]:
+def refund_one(
+    self: Any, /, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
+) -> dict[str, object]:
     """Release a hold or reverse a charge, or book a dead letter once more. Safe to run twice."""
     r = runtime()
     if dead_letter is not None:
-        return r.run(retry.attempt(dead_letter, who="worker", commands=r.commands, settings=r.settings)).as_dict()
+        return _attempt(dead_letter, attempt)
     try:
         receipt = r.run(refund.give_back(give_back_from(payload), commands=r.commands))
     except Refused as exc:

@@ -12,6 +12,7 @@ from billing_tasks.accounts import Accounts
 from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
 from billing_tasks.cli.show import console, facts, print_json, table, usd
 from billing_tasks.events import TokenRow, UserRow
+from billing_tasks.ledger import Keep
 from billing_tasks.runtime import runtime
 
 users = typer.Typer(help="Create, list, enable and disable users.", no_args_is_help=True)
@@ -105,10 +106,12 @@ def create_token(
     name: Annotated[str, typer.Option(help="For people.")] = "",
     quota: Annotated[int, typer.Option(min=0, help="What it may spend, in quota.")] = 0,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Limited by its user alone.")] = False,
+    expires: Annotated[datetime | None, typer.Option(help="UTC. Never, if left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a token of a user."""
-    made = _accounts().create_token(user_id, token_id, name=name, quota=quota, unlimited=unlimited)
+    until = None if expires is None else expires.replace(tzinfo=UTC)
+    made = _accounts().create_token(user_id, token_id, name=name, quota=quota, unlimited=unlimited, expires_at=until)
     _show_tokens([made], as_json)
 
 
@@ -130,11 +133,13 @@ def set_token(
     quota: Annotated[int | None, typer.Option(min=0, help="Set what it has left; the difference is booked.")] = None,
     unlimited: Annotated[bool | None, typer.Option("--unlimited/--limited", help="Limited by its user alone.")] = None,
     name: Annotated[str | None, typer.Option(help="For people.")] = None,
+    expires: Annotated[datetime | None, typer.Option(help="UTC.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a token."""
     accounts = _accounts()
-    row = accounts.set_token(token_id, status=status, unlimited=unlimited, name=name)
+    until = Keep.AS_IT_IS if expires is None else expires.replace(tzinfo=UTC)
+    row = accounts.set_token(token_id, status=status, unlimited=unlimited, name=name, expires_at=until)
     if quota is not None:
         row = accounts.set_token_quota(token_id, quota, note="billing-tasks tokens set")
     _show_tokens([row], as_json)

@@ -125,6 +125,7 @@ def migrate(as_json: AsJson = False) -> None:
     settings = runtime().settings
     upgrade(settings.database_url)
     created = runtime().ledger.maintain_partitions()
+    runtime().holds.check_layout(change=True)
     if as_json:
         print_json({"migrated": True, "partitions_created": created})
     else:

@@ -75,6 +75,8 @@ def shown(value: object) -> str:
 
 def usd(quota: int) -> str:
     """An amount of quota in US dollars, cut to whole cents: 500,000 quota are 1 USD."""
+    if 0 < quota * 100 < QUOTA_PER_USD:
+        return "<$0.01"
     dollars, cents = divmod(abs(quota) * 100 // QUOTA_PER_USD, 100)
     return f"{'-' if quota < 0 else ''}${dollars:,}.{cents:02d}"
 

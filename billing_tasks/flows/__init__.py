@@ -7,5 +7,10 @@ same story runs sync, under asyncio, and step by step under a simulator.
 reserve.py  open a hold                    refund.py     give back a hold or a charge
 consume.py  close it, file what was used   expire.py     release what nobody came back for
 settle.py   book the outbox                retry.py      dead letters, once more
-accounts.py copies of accounts in Redis    ring.py       outboxes that nobody drains
+renew.py   keep a hold open               ring.py      outboxes that nobody drains
+balance.py what a user has available      watch.py     how much waits
+verify.py  the guarantees as code
+
+Shared: effects.py (what a flow may ask for), copies.py (accounts into Redis),
+letters.py (dead letters), releases.py (the event that a hold ended unused).
 """

@@ -127,5 +127,5 @@ def slow_lane(*, kind: str, request_id: str, number: int, attempt: int) -> Enque
     return Enqueue(
         REFUND if kind in (Kind.REFUND, Kind.RELEASE) else CONSUME,
         f"{kind}:{request_id}:{attempt}",
-        {"dead_letter": number, "request_id": request_id},
+        {"dead_letter": number, "request_id": request_id, "attempt": attempt},
     )

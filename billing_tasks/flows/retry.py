@@ -53,24 +53,32 @@ class Attempted:
         return {"dead_letter": self.dead_letter, "request_id": self.request_id, "outcome": self.outcome}
 
 
-def attempt(number: int, *, who: str, commands: Commands, settings: Settings) -> Flow[Attempted]:
-    """Try to book one dead letter. Raises the error that says why not; the row says it too."""
+def attempt(
+    number: int, *, who: str, commands: Commands, settings: Settings, count: int | None = None
+) -> Flow[Attempted]:
+    """Try to book one dead letter. Raises the error that says why not; the row says it too.
+
+    `count`: the how-manieth attempt this is, if it was sent as a task; one more than the row says otherwise.
+    """
     letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
     if letter is None:
         raise InvalidRequest(f"There is no dead letter {number}.")
     if letter.state in (LetterState.RESOLVED, LetterState.DISCARDED):
         return Attempted(number, letter.request_id, f"already {letter.state}")
+    count = letter.attempts + 1 if count is None else count
     try:
         event = event_of(letter)
         outcome = yield from _post(event, commands)
     except InvalidRequest as exc:
-        yield from _failed(letter, reason="malformed", error=exc.message, who=who, settings=settings)
+        yield from _failed(letter, count, reason="malformed", error=exc.message, who=who, settings=settings)
         raise
     if not outcome.booked:
-        yield from _failed(letter, reason=outcome, error=WHY[outcome], who=who, settings=settings)
+        yield from _failed(letter, count, reason=outcome, error=WHY[outcome], who=who, settings=settings)
         raise _ERRORS[outcome](f"{WHY[outcome]} (dead letter {number})", request_id=letter.request_id)
     why = "booked by this attempt" if outcome is Posted.POSTED else "had been booked before"
-    yield from ask(InLedger(lambda ledger: ledger.mark_dead_letter(number, LetterState.RESOLVED, who=who, why=why)))
+    yield from ask(
+        InLedger(lambda ledger: ledger.mark_dead_letter(number, LetterState.RESOLVED, who=who, why=why, attempts=count))
+    )
     return Attempted(number, letter.request_id, outcome)
 
 
@@ -96,14 +104,14 @@ def _post(event: Event, commands: Commands) -> Flow[Posted]:
     return batch.outcomes[0]
 
 
-def _failed(letter: DeadLetter, *, reason: str, error: str, who: str, settings: Settings) -> Flow[None]:
-    again = reason in TRANSIENT and letter.attempts < settings.max_attempts
+def _failed(letter: DeadLetter, count: int, *, reason: str, error: str, who: str, settings: Settings) -> Flow[None]:
+    again = reason in TRANSIENT and count < settings.max_attempts
     state = LetterState.RETRYING if again else LetterState.FAILED
-    wait = wait_before(letter.attempts) if again else None
+    wait = wait_before(count) if again else None
     yield from ask(
         InLedger(
             lambda ledger: ledger.mark_dead_letter(
-                letter.id, state, who=who, why="attempted", error=error, next_attempt_seconds=wait
+                letter.id, state, who=who, why="attempted", error=error, next_attempt_seconds=wait, attempts=count
             )
         )
     )
@@ -121,5 +129,5 @@ def send_again(*, kind: str | None, limit: int, due_only: bool) -> Flow[list[str
         )
     )
     for letter in letters:
-        yield slow_lane(kind=letter.kind, request_id=letter.request_id, number=letter.id, attempt=letter.attempts + 1)
+        yield slow_lane(kind=letter.kind, request_id=letter.request_id, number=letter.id, attempt=letter.attempts)
     return [letter.request_id for letter in letters]

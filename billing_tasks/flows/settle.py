@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from billing_tasks import events
-from billing_tasks.errors import BillingError, Unavailable
+from billing_tasks.errors import OutboxStuck, Unavailable
 from billing_tasks.events import Event, Kind, Posted, TokenRow, UserRow
 from billing_tasks.flows import letters
 from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
@@ -30,13 +30,6 @@ from billing_tasks.settings import Settings
 
 #: How long consumes don't ring after a drainer gave up on PostgreSQL: its own retry comes first.
 QUIET_AFTER_FAILURE_MS = 10_000
-
-
-class OutboxStuck(BillingError):
-    """The ledger has the events and Redis does not let go of them. A bug, or a stranger writing to the outbox."""
-
-    code = "outbox_stuck"
-    what_to_do = "Compare the entry with the ledger; remove it by hand with XDEL once its request is booked."
 
 
 @dataclass(slots=True)

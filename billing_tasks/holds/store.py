@@ -122,24 +122,33 @@ class HoldStore:
             replies: list[Any] = pipe.execute(raise_on_error=False)
             return replies
 
-    def check_layout(self) -> None:
-        """Refuse another number of shards than this Redis was filled with, unless nothing is left in it."""
+    def check_layout(self, *, change: bool = False) -> None:
+        """Refuse another number of shards than this Redis was filled with.
+
+        `change` accepts the new number, if nothing is left in the old shards; every other process must be
+        stopped then, or it would go on with the old ones. Raises BadSettings, Unavailable.
+        """
         with self._layout_lock:
             if self._layout_checked:
                 return
             try:
-                self._check_layout()
+                self._check_layout(change)
             except redis.RedisError as exc:
                 raise unavailable(exc, self.settings) from exc
             self._layout_checked = True
 
-    def _check_layout(self) -> None:
+    def _check_layout(self, change: bool) -> None:
         keys = self.commands.keys
         execute = self.client.execute_command
         found = execute("SET", keys.layout, keys.shards, "NX", "GET")
         if found is None or int(found) == keys.shards:
             return
         old = Keys(keys.prefix, int(found))
+        if not change:
+            raise BadSettings(
+                f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards. Set it to "
+                f"{old.shards}; or stop everything and run `billing-tasks migrate` once with the new number."
+            )
         for shard in range(old.shards):
             events, holds = int(execute("XLEN", old.outbox(shard))), int(execute("ZCARD", old.due(shard)))
             if events or holds:

@@ -147,13 +147,15 @@ class DeadLetters(Part):
         why: str = "",
         error: str | None = None,
         next_attempt_seconds: float | None = None,
+        attempts: int = 0,
     ) -> DeadLetter | None:
-        """Say how it went: the new state, who decided and why. None if there is no such letter."""
+        """Say how it went: the new state, who decided and why, which attempt it was. None: no such letter."""
         changes: dict[str, Any] = {
             "state": state.value,
             "next_attempt_at": _in(next_attempt_seconds),
             "handled_by": _printable(who, _LONGEST_ID),
             "handled_why": _printable(why, _LONGEST_ERROR),
+            "attempts": sa.func.greatest(Letter.attempts, attempts),
             "updated_at": sa.func.now(),
         }
         if error is not None:

@@ -50,7 +50,7 @@ def test_accounts_are_made_topped_up_and_shown(run: Run) -> None:
     assert (user["quota"], user["group_name"]) == (1000, "vip")
     run("tokens", "create", 42, "--id", 7, "--name", "laptop", "--quota", 500)
     run("channels", "create", "--id", 3, "--name", "azure")
-    assert "Booked: user 42 has 3,000 quota now ($0.00)." in run("top-up", 42, 2000, "--id", "payment-1").output
+    assert "Booked: user 42 has 3,000 quota now (<$0.01)." in run("top-up", 42, 2000, "--id", "payment-1").output
     assert "booked before; nothing changed" in run("top-up", 42, 2000, "--id", "payment-1").output
     assert "3,000" in run("users", "list").output
     assert "laptop" in run("tokens", "list", "--user", 42).output
@@ -61,7 +61,9 @@ def test_accounts_are_made_topped_up_and_shown(run: Run) -> None:
 def test_tokens_and_users_are_changed(run: Run) -> None:
     run("users", "create", "--id", 42)
     run("tokens", "create", 42, "--id", 7)
-    token = as_json(run("tokens", "set", 7, "--status", "disabled", "--quota", 900, "--unlimited", "--json"))[0]
+    changes = ("--status", "disabled", "--quota", 900, "--unlimited", "--expires", "2030-01-01")
+    token = as_json(run("tokens", "set", 7, *changes, "--json"))[0]
+    assert token["expires_at_ms"] == 1_893_456_000_000
     assert (token["status"], token["remain_quota"], token["unlimited_quota"]) == ("disabled", 900, True)
     assert as_json(run("users", "set", 42, "--status", "disabled", "--json"))[0]["status"] == "disabled"
 

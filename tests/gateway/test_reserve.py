@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from billing_tasks import errors
+from billing_tasks.holds.store import HoldStore
 from billing_tasks.ids import new_request_id
 from tests.conftest import Billing, MakeBilling
 
@@ -204,16 +205,18 @@ def test_errors_speak_openai(billing: Billing) -> None:
     assert "1 quota available" in str(body["message"])
 
 
-def test_another_number_of_shards_is_refused_while_something_is_left(make_billing: MakeBilling) -> None:
-    from billing_tasks.holds.store import HoldStore
-
+def test_another_number_of_shards_is_refused_until_nothing_is_left(make_billing: MakeBilling) -> None:
     billing = make_billing(shards=4)
     reservation = billing.reserve(billing.payer(), 10)
     other = HoldStore(billing.settings.model_copy(update={"shards": 8}))
-    with pytest.raises(errors.BadSettings, match="BILLING_SHARDS=4"):
+    with pytest.raises(errors.BadSettings, match="Set it to 4"):
         other.check_layout()
+    with pytest.raises(errors.BadSettings, match="1 open holds"):
+        other.check_layout(change=True)
     billing.bk.refund_quota(reservation)
     billing.settle()
-    other.check_layout()
+    with pytest.raises(errors.BadSettings):  # a look at the status must not change it
+        other.check_layout()
+    other.check_layout(change=True)
     other.close()
     billing.redis("SET", billing.runtime.commands.keys.layout, 4)
