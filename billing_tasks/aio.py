@@ -184,7 +184,10 @@ class AsyncBookkeeper(Gateway):
                 else:
                     charge.receipt = await self.refund_quota(charge.reservation, reason=why(exc))
                 return
-            except Unavailable:
+            except Unavailable as failed:
+                if last and usage is None and exc is not None:
+                    exc.add_note(f"and the hold was not released: {failed}; it expires by itself")
+                    return  # the block's own error matters more
                 if last:
                     raise
             except ReservationClosed:

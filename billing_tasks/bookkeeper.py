@@ -156,15 +156,18 @@ class Bookkeeper(Gateway):
 
     def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
         self._renewer.remove(charge.reservation)
-        log = charge.log()
+        usage = charge.log()
         for last in (False, True):
             try:
-                if log is not None:
-                    charge.receipt = self.consume(log)
+                if usage is not None:
+                    charge.receipt = self.consume(usage)
                 else:
                     charge.receipt = self.refund_quota(charge.reservation, reason=why(exc))
                 return
-            except Unavailable:
+            except Unavailable as failed:
+                if last and usage is None and exc is not None:
+                    exc.add_note(f"and the hold was not released: {failed}; it expires by itself")
+                    return  # the block's own error matters more
                 if last:
                     raise
             except ReservationClosed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from billing_tasks.consume_log import ConsumeLog
+from billing_tasks.errors import InvalidRequest
 from billing_tasks.pricing import Price
 from billing_tasks.reservation import Receipt, Reservation
 
@@ -23,7 +25,7 @@ class Charge:
     channel_id: int
     details: dict[str, Any]
     receipt: Receipt | None = None  # after the block: what became of it
-    _usage: dict[str, Any] | None = field(default=None)
+    _usage: ConsumeLog | None = field(default=None)
 
     @property
     def request_id(self) -> str:
@@ -46,7 +48,8 @@ class Charge:
     ) -> None:
         """Hand over what was used, in tokens. `usage` is the upstream's own detail.
 
-        Raises InvalidRequest at once, inside the block, if it can't be booked; what was handed over before stands.
+        Raises InvalidRequest at once, inside the block, if it can't be booked as it is: then the tokens alone
+        are, if they can, else what was handed over before stands.
         """
         given: dict[str, Any] = {
             "prompt_tokens": prompt_tokens,
@@ -55,12 +58,17 @@ class Charge:
             "usage": usage,
             **details,
         }
-        self._log(given)
-        self._usage = given
+        try:
+            self._usage = self._log(given)
+        except InvalidRequest:
+            # The tokens were paid for upstream: a remark or a detail that can't be kept must not make them free.
+            with suppress(InvalidRequest):
+                self._usage = self._log({name: given[name] for name in ("prompt_tokens", "completion_tokens", "quota")})
+            raise
 
     def log(self) -> ConsumeLog | None:
         """What is to be consumed; None if nothing was handed over."""
-        return None if self._usage is None else self._log(self._usage)
+        return self._usage
 
     def _log(self, usage: dict[str, Any]) -> ConsumeLog:
         return self.reservation.log(channel_id=self.channel_id, **{**self.details, **usage})

@@ -22,6 +22,8 @@ MAX_QUOTA = 2**53
 MAX_TOKENS = 2**40
 #: The upstream's usage detail, encoded.
 MAX_USAGE_BYTES = 4096
+#: Lists and objects in it: nested deeper than a decoder's stack, one event would block its outbox.
+MAX_USAGE_PARTS = 200
 
 
 def _printable(value: object) -> object:
@@ -42,11 +44,14 @@ def _usage_detail(value: object) -> object:
         encoded = msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError, RecursionError) as exc:
         raise ValueError(f"can't be written as JSON: {exc}") from None
+    if encoded.count(b"[") + encoded.count(b"{") > MAX_USAGE_PARTS:
+        raise ValueError(f"has more than {MAX_USAGE_PARTS} lists and objects")
     if len(encoded) > MAX_USAGE_BYTES:
         raise ValueError(f"has {len(encoded)} bytes as JSON; at most {MAX_USAGE_BYTES} are kept")
     if b"\\u0000" in encoded:
         raise ValueError("must not contain a NUL character")
-    return value
+    # As JSON has it, and a copy: a set, a date or a later change of the caller's object must not matter.
+    return msgspec.json.decode(encoded)
 
 
 def _text(limit: int) -> Any:
@@ -84,7 +89,7 @@ class ConsumeLog(BaseModel):
     is_stream: StrictBool = False
     usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail)] = None
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         """Raises InvalidRequest naming each field that is wrong, and why."""
         try:
             super().__init__(**fields)

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError as BrokerError
+from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from billing_tasks.errors import Unavailable
@@ -33,13 +33,12 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._app: Celery | None = None
-        self._pid = 0
         self._lock = threading.Lock()
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._app: Celery | None = None  # a child must not publish over its parent's sockets
         self._waiting: dict[int, str] = {}
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -88,7 +87,7 @@ class Doorbell:
         for sent, (shard, request_id) in enumerate(rings.items()):
             try:
                 self.app.send_task(SETTLE, kwargs={"shard": shard, "request_id": request_id})
-            except (BrokerError, RedisError, OSError) as exc:
+            except Exception as exc:
                 log.warning("could not ring for shard %s: %s", shard, exc)
                 return dict(list(rings.items())[sent:])
         return {}
@@ -97,7 +96,7 @@ class Doorbell:
         """Send one task and wait until the broker has it. Raises Unavailable."""
         try:
             self.app.send_task(task, kwargs=kwargs, task_id=task_id)
-        except (BrokerError, RedisError, OSError) as exc:
+        except (KombuError, RedisError, OSError) as exc:
             raise Unavailable(
                 f"The broker at {redact(self.settings.celery_broker_url)} did not take {task}: {exc}"
             ) from exc
@@ -106,13 +105,15 @@ class Doorbell:
         """Names of the workers that answer within the time; none if the broker is away."""
         try:
             answers = self.app.control.ping(timeout=timeout_seconds) or []
-        except (BrokerError, RedisError, OSError):
+        except (KombuError, RedisError, OSError):
             return []
         return sorted(name for answer in answers for name in answer)
 
     @property
     def app(self) -> Celery:
         """A Celery app that only sends; workers have their own (celery.py)."""
+        if self._pid != os.getpid():
+            self._start()
         if self._app is None:
             self._app = Celery("billing_tasks_producer", set_as_current=False)
             self._app.conf.update(broker_config(self.settings))

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from billing_tasks.errors import BillingError
+from billing_tasks.errors import BillingError, ReservationClosed
 from billing_tasks.reservation import Reservation
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class Renewer:
 
     def remove(self, reservation: Reservation) -> None:
         """Let the hold alone from now on."""
-        self._running.pop(reservation.request_id, None)
+        with self._wake:
+            self._running.pop(reservation.request_id, None)
 
     def _run(self) -> None:
         while True:
@@ -66,11 +67,11 @@ class Renewer:
     def _renew_one(self, reservation: Reservation, ttl_seconds: int) -> None:
         try:
             self._renew(reservation, ttl_seconds)
+        except ReservationClosed:
+            self.remove(reservation)
         except BillingError as exc:
             log.warning("hold of request %s was not renewed: %s", reservation.request_id, exc)
-        if reservation.request_id in self._running:
-            self._running[reservation.request_id] = (
-                reservation,
-                ttl_seconds,
-                time.monotonic() + ttl_seconds / 2,
-            )
+        with self._wake:  # or a request that ends right now would be renewed for ever
+            if reservation.request_id in self._running:
+                next_time = time.monotonic() + ttl_seconds / 2
+                self._running[reservation.request_id] = (reservation, ttl_seconds, next_time)

@@ -13,6 +13,7 @@ from celery import Task
 
 from billing_tasks import messages
 from billing_tasks.celery import app
+from billing_tasks.checks import check_int, check_text
 from billing_tasks.errors import BillingError, InvalidRequest, Refused, Unavailable
 from billing_tasks.flows import consume, expire, letters, refund, retry, ring, settle, verify
 from billing_tasks.intake import consume_log_from, give_back_from
@@ -22,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class BillingTask(Task):  # type: ignore[type-arg]
-    """Retries what repeating can heal; everything else is FAILURE in Flower and a row for a person."""
+    """Retries what repeating can heal; everything else is FAILURE in Flower and a row for a person.
+
+    consume and refund are retried for as long as the servers are away: their message is all there is.
+    """
 
     abstract = True
     autoretry_for = (Unavailable,)
@@ -38,20 +42,21 @@ class BillingTask(Task):  # type: ignore[type-arg]
 def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
     """Book one shard's outbox. Sent by the doorbell with the request_id that rang. Safe to run twice."""
     r = runtime()
-    if not 0 <= shard < r.settings.shards:
-        raise InvalidRequest(f"There is no shard {shard}; BILLING_SHARDS is {r.settings.shards}.")
+    check_int("shard", shard, 0, r.settings.shards - 1)
     owner = f"{self.request.hostname}:{self.request.id}"
     flow = settle.drain(shard, owner=owner, commands=r.commands, settings=r.settings, now=time.monotonic)
     return r.run(flow).as_dict()
 
 
-def _attempt(number: int, count: int | None) -> dict[str, object]:
+def _attempt(number: object, count: object) -> dict[str, object]:
     r = runtime()
+    number = check_int("dead_letter", number, 1)
+    count = None if count is None else check_int("attempt", count, 1, 1_000_000)
     flow = retry.attempt(number, who="worker", commands=r.commands, settings=r.settings, count=count)
     return r.run(flow).as_dict()
 
 
-@app.task(base=BillingTask, bind=True, name=messages.CONSUME)
+@app.task(base=BillingTask, bind=True, name=messages.CONSUME, max_retries=None)
 def consume_one(
     self: Any, /, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
 ) -> dict[str, object]:
@@ -73,7 +78,7 @@ def consume_one(
     }
 
 
-@app.task(base=BillingTask, bind=True, name=messages.REFUND)
+@app.task(base=BillingTask, bind=True, name=messages.REFUND, max_retries=None)
 def refund_one(
     self: Any, /, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
 ) -> dict[str, object]:
@@ -93,6 +98,8 @@ def refund_one(
 def retry_failed(kind: str | None = None, limit: int = 100, due_only: bool = False, **_: Any) -> dict[str, object]:
     """Send dead letters once more, each as a task of its own. For operators (Flower, command line) and beat."""
     r = runtime()
+    kind = None if kind is None else check_text("kind", kind, 20)
+    check_int("limit", limit, 1, 10_000)
     sent = r.run(retry.send_again(kind=kind, limit=limit, due_only=due_only))
     return {"sent": len(sent), "request_ids": sent[:20]}
 

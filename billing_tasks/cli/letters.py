@@ -123,7 +123,11 @@ def discard(
             raise InvalidRequest(
                 f"Dead letter {number} was booked by {letter.handled_by or 'a retry'}; it can't be discarded."
             )
-        runtime().ledger.mark_dead_letter(number, LetterState.DISCARDED, who=_me(who), why=why)
+        done = runtime().ledger.mark_dead_letter(
+            number, LetterState.DISCARDED, who=_me(who), why=why, open_only=letter.state != LetterState.DISCARDED
+        )
+        if done is None:
+            raise InvalidRequest(f"Dead letter {number} was booked in this very moment; it can't be discarded.")
     if as_json:
         print_json({"discarded": numbers})
     else:

@@ -16,6 +16,8 @@ def available_quota(user_id: int, *, commands: Commands, settings: Settings) -> 
             return seen.available
         row = yield from ask(InLedger(lambda ledger: ledger.get_user(user_id)))
         yield from ask(commands.load_user(row, began_ms=seen.now_ms, epoch=seen.epoch))
-        return (yield from ask(commands.balance(user_id=user_id))).available
+        seen = yield from ask(commands.balance(user_id=user_id))
+        # Not loaded: Redis was restarted between the look and the load. The row is no older than that look.
+        return seen.available if seen.loaded else row.quota - seen.held - seen.unposted
     except Unavailable as exc:
         raise UserQuotaUnreadable(exc.message) from exc

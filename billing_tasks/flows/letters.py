@@ -68,7 +68,10 @@ def of_outcome(event: Event, outcome: Posted) -> Letter:
 def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_id: str) -> Letter:
     """The letter of a Celery message that can't be used, as it came; without a usable id the task's serves."""
     # ASCII, because JSON from elsewhere may hold lone surrogates that UTF-8 has no bytes for.
-    payload = json.dumps(message, ensure_ascii=True).encode()
+    try:
+        payload = json.dumps(message, ensure_ascii=True, default=str).encode()
+    except (RecursionError, ValueError, TypeError):  # nested without end, or keys that are no text
+        payload = repr(message)[:65536].encode("utf-8", "backslashreplace")
     try:
         request_id = check_request_id(message.get("request_id"))
     except BillingError:

@@ -87,9 +87,13 @@ def event_of(letter: DeadLetter) -> Event:
     if letter.kind == Kind.CONFLICT:
         raise InvalidRequest(WHY[Posted.CONFLICT], request_id=letter.request_id)
     try:
-        return events.decode(letter.payload)
-    except msgspec.DecodeError:
+        event = events.decode(letter.payload)
+    except (msgspec.DecodeError, RecursionError):
         return intake.event_from_message(letter.kind, letter.payload)
+    if event.fingerprint != letter.fingerprint:
+        # It only looks like an event of ours: a message from outside, which has to pass the checks.
+        return intake.event_from_message(letter.kind, letter.payload)
+    return event
 
 
 def _post(event: Event, commands: Commands) -> Flow[Posted]:
@@ -111,7 +115,14 @@ def _failed(letter: DeadLetter, count: int, *, reason: str, error: str, who: str
     yield from ask(
         InLedger(
             lambda ledger: ledger.mark_dead_letter(
-                letter.id, state, who=who, why="attempted", error=error, next_attempt_seconds=wait, attempts=count
+                letter.id,
+                state,
+                who=who,
+                why="attempted",
+                error=error,
+                next_attempt_seconds=wait,
+                attempts=count,
+                open_only=True,
             )
         )
     )

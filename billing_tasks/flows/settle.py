@@ -136,7 +136,7 @@ def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
     """The event, completed by what only the script knew; None if it became a dead letter."""
     try:
         event = events.decode(entry.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         batch.refused.append(letters.of_entry(entry, str(exc)))
         return None
     kind = Kind.CONSUME if entry.kind == Kind.CONFLICT else entry.kind
@@ -204,7 +204,11 @@ def _settled(
 ) -> Flow[None]:
     """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
     calls = []
-    left_users, left_tokens = dict(batch.users), dict(batch.tokens)  # refunds bring rows that no entry names
+    # Refunds bring rows that no entry names; an event that named another user's token brings a row whose
+    # copy lies in another shard, with another epoch: not ours to write.
+    of_shard = commands.keys.shard_of
+    left_users = {row.id: row for row in batch.users.values() if of_shard(row.id) == shard}
+    left_tokens = {row.id: row for row in batch.tokens.values() if of_shard(row.user_id) == shard}
     chunks = _by_user(entries)
     for chunk in chunks:
         last = chunk is chunks[-1]

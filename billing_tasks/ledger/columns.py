@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.events import TokenRow, UserRow
@@ -31,7 +32,7 @@ TOKEN: Final = (
     Token.used_quota,
     Token.unlimited_quota,
     Token.status,
-    Token.expires_at,
+    sa.func.billing.milliseconds(Token.expires_at, type_=sa.BigInteger).label("expires_at_ms"),
     Token.version,
 )
 
@@ -59,14 +60,7 @@ def user_row(row: Sequence[Any]) -> UserRow:
 
 def token_row(row: Sequence[Any]) -> TokenRow:
     """From a row of the columns TOKEN."""
-    values = list(row)
-    values[-2] = None if row[-2] is None else milliseconds(row[-2])
-    return TokenRow(*values)
-
-
-def milliseconds(moment: datetime) -> int:
-    """Since 1970, exactly: a float of seconds would be off by one now and then."""
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return TokenRow(*row)
 
 
 def moment(ms: int | None) -> datetime | None:

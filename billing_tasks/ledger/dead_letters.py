@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from billing_tasks.events import Kind
 from billing_tasks.ledger.models import Letter
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import DeadLetter, LetterState
@@ -117,12 +118,14 @@ class DeadLetters(Part):
                 Letter.state.in_([state.value for state in states]),
                 sa.func.coalesce(Letter.next_attempt_at, sa.literal_column("'-infinity'")) <= sa.func.now(),
             )
-            .order_by(Letter.next_attempt_at.asc().nulls_first(), Letter.id)
+            .order_by(
+                Letter.updated_at, Letter.id
+            )  # whose turn was longest ago: those that fail again don't starve the rest
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        if kind is not None:
-            due = due.where(Letter.kind == kind)
+        # A conflict can never be booked; it is sent again only if somebody asks for conflicts.
+        due = due.where(Letter.kind == kind if kind is not None else Letter.kind != Kind.CONFLICT)
         # Materialized: planned as a join, the inner query could run, and lock, more than once.
         claimed = due.cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
         statement = (
@@ -148,8 +151,12 @@ class DeadLetters(Part):
         error: str | None = None,
         next_attempt_seconds: float | None = None,
         attempts: int = 0,
+        open_only: bool = False,
     ) -> DeadLetter | None:
-        """Say how it went: the new state, who decided and why, which attempt it was. None: no such letter."""
+        """Say how it went: the new state, who decided and why, which attempt it was. None: no such letter.
+
+        `open_only`: leave a letter alone that is resolved or discarded meanwhile; None then, too.
+        """
         changes: dict[str, Any] = {
             "state": state.value,
             "next_attempt_at": _in(next_attempt_seconds),
@@ -161,6 +168,8 @@ class DeadLetters(Part):
         if error is not None:
             changes["error"] = _printable(error, _LONGEST_ERROR)
         statement = sa.update(Letter).where(Letter.id == letter_id).values(changes).returning(*_COLUMNS)
+        if open_only:
+            statement = statement.where(Letter.state.in_([LetterState.RETRYING.value, LetterState.FAILED.value]))
         rows = self._db.statement(statement)
         return _letter(rows[0]) if rows else None
 

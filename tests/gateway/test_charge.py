@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from billing_tasks import AsyncBookkeeper, errors
+from billing_tasks import AsyncBookkeeper, Settings, errors
+from billing_tasks.runtime import Runtime
 from tests.conftest import CHANNEL, Billing, MakeBilling, Payer
 
 
@@ -167,3 +168,48 @@ def test_an_async_stream_closed_by_its_reader_is_consumed(billing: Billing) -> N
 
     asyncio.run(run())
     assert billing.available(payer[0]) == 1_000_000 - 1375
+
+
+def test_a_detail_that_can_not_be_kept_does_not_make_the_tokens_free(billing: Billing) -> None:
+    payer = billing.payer()
+    with pytest.raises(errors.InvalidRequest, match="usage"), billing.bk.charge(**ask_for(payer)) as charge:
+        charge.usage(prompt_tokens=374, completion_tokens=44, usage={"detail": "x" * 5000})
+    assert billing.available(payer[0]) == 1_000_000 - 1375
+
+
+def test_usage_is_what_it_was_when_it_was_handed_over(billing: Billing) -> None:
+    payer = billing.payer()
+    detail = {"cached": 1}
+    with billing.bk.charge(**ask_for(payer)) as charge:
+        charge.usage(prompt_tokens=374, completion_tokens=44, usage=detail)
+        detail["cached"] = 2
+    billing.settle()
+    (entry,) = billing.runtime.ledger.entries_of(charge.request_id)
+    assert entry.usage == {"cached": 1}
+
+
+def test_the_blocks_own_error_is_not_hidden_by_a_refund_that_failed(billing: Billing) -> None:
+    payer = billing.payer()
+    away = Settings(redis_url="unix:///nonexistent/valkey.sock", database_url=billing.settings.database_url)
+    with pytest.raises(KeyError) as raised, billing.bk.charge(**ask_for(payer)) as charge:
+        billing.bk._runtime = Runtime(away)
+        raise KeyError("the app's own")
+    assert "expires by itself" in raised.value.__notes__[0]
+    billing.bk._runtime.close()
+    billing.bk._runtime = billing.runtime
+    billing.bk.refund_quota(charge.reservation)
+
+
+def test_a_renewal_that_finds_the_hold_closed_ends(billing: Billing) -> None:
+    payer = billing.payer()
+    reservation = billing.reserve(payer, 10, ttl_seconds=1)
+    billing.bk.refund_quota(reservation)
+    renewer = billing.bk._renewer
+    renewer.add(reservation, 1)
+    with renewer._wake:
+        assert reservation.request_id in renewer._running
+    for _ in range(300):
+        if not renewer._running:
+            break
+        billing.redis("BLPOP", "never", 0.01)
+    assert not renewer._running

@@ -271,3 +271,34 @@ def test_scripts_come_back_after_script_flush(store: HoldStore) -> None:
     load(store)
     raw(store, "SCRIPT", "FLUSH")
     assert reserve(store, 10).outcome is outcomes.Reserve.HELD
+
+
+def test_a_row_read_before_a_settlement_of_an_older_epoch_is_refused(store: HoldStore) -> None:
+    load(store)
+    consume(store, new_request_id(), 60)
+    entries, before = outbox(store), lease(store)
+    restart(store)
+    asked = reserve(store, 1)  # NOT_LOADED in the new epoch; now the gateway reads version 5, 1000 quota ...
+    settled(store, entries, user=user_row(balance=940, version=6), since=before)  # ... while the worker commits
+    late = store.commands.load_user(user_row(balance=1000, version=5), began_ms=asked.now_ms, epoch=asked.epoch)
+    assert store.send(late) is outcomes.Load.OLDER
+    fresh = store.commands.load_user(user_row(balance=940, version=6), began_ms=asked.now_ms, epoch=asked.epoch)
+    assert store.send(fresh) is outcomes.Load.LOADED
+
+
+def test_a_settlement_of_an_older_epoch_leaves_a_newer_copy_alone(store: HoldStore) -> None:
+    load(store)
+    consume(store, new_request_id(), 60)
+    entries, before = outbox(store), lease(store)
+    restart(store)
+    load(store, user_row(balance=940, version=6))  # read after the commit
+    settled(store, entries, user=user_row(balance=940, version=6), since=before)
+    assert store.send(store.commands.balance(user_id=USER)).loaded
+
+
+def test_weights_above_two_to_the_53_are_taken_off_exactly(store: HoldStore) -> None:
+    load(store, user_row(balance=2**53), token_row(balance=2**53, unlimited_quota=True))
+    for quota in (2**53, 1, 1):
+        consume(store, new_request_id(), quota)
+    settled(store, outbox(store), user=user_row(-2, 6), since=lease(store))
+    assert raw(store, "HGET", store.commands.keys.user(USER), "unposted") == b"0"

@@ -28,8 +28,10 @@ local began_ms, epoch, idle_seconds, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 --@include idle
 if fence(meta) ~= epoch then return {'OTHER_EPOCH'} end
 if now_ms - began_ms > 5000 then return {'TOO_LATE'} end
-local known_version, known_epoch = unpack(redis.call('HMGET', account, 'version', 'loaded_epoch'))
-if known_epoch == epoch and tonumber(known_version) > tonumber(version) then return {'OLDER'} end
+local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch')
+-- floor_epoch: the account is not loaded, but a settlement said that less than this version is old.
+local comparable = known[2] == epoch or known[3] == epoch
+if comparable and tonumber(known[1]) > tonumber(version) then return {'OLDER'} end
 
 redis.call('HSET', account, 'version', version, 'loaded_at', began_ms, 'loaded_epoch', epoch, unpack(ARGV, 5))
 expire_if_idle(account, idle_seconds)

@@ -26,23 +26,35 @@ local meta, outbox = KEYS[1], KEYS[2]
 local prefix, read_ms, epoch, idle_seconds, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 --@include fence
 --@include idle
-local same_epoch = fence(meta) == epoch
+local current_epoch = fence(meta)
+local same_epoch = current_epoch == epoch
 local declared = {}
 for i = 3, #KEYS do declared[KEYS[i]] = true end
 
 local at = 6 + events * 3
 while at <= #ARGV do
   local account, version, values = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local known_version, known_epoch = unpack(redis.call('HMGET', account, 'version', 'loaded_epoch'))
+  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch')
+  local known_version = tonumber(known[1] or 0)
   if not same_epoch then
-    -- The rows were read in another life of this server; somebody may have loaded an older one since.
-    -- Whoever needs the account next must ask PostgreSQL.
-    redis.call('HDEL', account, 'loaded_epoch')
-  elseif known_epoch ~= epoch or tonumber(known_version) <= tonumber(version) then
+    -- The rows were read in another life of this server, so they may be old by now; but whoever loads the
+    -- account in this life must not bring less than them, or the charge would count nowhere.
+    local trusted = known[2] == current_epoch or known[3] == current_epoch
+    if not trusted or known_version < tonumber(version) then
+      redis.call('HDEL', account, 'loaded_epoch')
+      redis.call('HSET', account, 'version', version, 'floor_epoch', current_epoch)
+    end
+  elseif (known[2] ~= epoch and known[3] ~= epoch) or known_version <= tonumber(version) then
     redis.call('HSET', account, 'version', version, 'loaded_at', read_ms, 'loaded_epoch', epoch,
       unpack(ARGV, at + 3, at + 2 + values))
   end
   at = at + 3 + values
+end
+
+-- From here on a Lua number skips integers.
+local MAX_EXACT = 9007199254740992
+local function take_off(account, weight)
+  if weight > 0 then redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight)) end
 end
 
 local removed, gone, mismatched, weights = 0, 0, 0, {}
@@ -62,14 +74,18 @@ for i = 0, events - 1 do
     elseif redis.call('XDEL', outbox, id) == 1 then
       removed = removed + 1
       if weight > 0 then
-        weights[user] = (weights[user] or 0) + weight
-        weights[token] = (weights[token] or 0) + weight
+        for _, account in ipairs({user, token}) do
+          local sum = (weights[account] or 0) + weight
+          if sum >= MAX_EXACT then
+            take_off(account, weights[account] or 0)
+            sum = weight
+          end
+          weights[account] = sum
+        end
       end
     end
   end
 end
-for account, weight in pairs(weights) do
-  redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight))
-end
+for account, weight in pairs(weights) do take_off(account, weight) end
 for i = 3, #KEYS do expire_if_idle(KEYS[i], idle_seconds) end
 return {removed, gone, mismatched}

@@ -44,6 +44,14 @@ begin
     select * into v_charge from billing.ledger_entries where entry_id = v_event.request_id and kind = 'consume';
     if not found then
         outcome := 'no_charge';
+    elsif v_event.refund_id = 'refund:' || v_event.request_id and exists (
+        select from billing.ledger_entries
+        where entry_id = v_event.request_id and kind = 'release' and not expired
+            and created_at <= v_charge.created_at)
+    then
+        -- The request's one default refund released its hold before the usage came late. The same
+        -- message delivered again must not give back the charge as well; a refund_id of its own does.
+        outcome := 'duplicate';
     elsif v_charge.user_id <> v_event.user_id then
         outcome := 'conflict';
     else
