@@ -375,7 +375,14 @@ def test_up_names_everything_in_one_json_object_and_stops_at_ctrl_c(
 
 @pytest.mark.parametrize(
     ("quota", "shown"),
-    [(0, "$0.00"), (4_999, "$0.00"), (5_000, "$0.01"), (617_283_500, "$1,234.56"), (-750_000, "-$1.50")],
+    [
+        (0, "$0.00"),
+        (1, "<$0.01"),
+        (4_999, "<$0.01"),
+        (5_000, "$0.01"),
+        (617_283_500, "$1,234.56"),
+        (-750_000, "-$1.50"),
+    ],
 )
 def test_quota_is_shown_in_dollars_cut_to_cents(quota: int, shown: str) -> None:
     assert usd(quota) == shown

@@ -46,7 +46,7 @@ from tests.property.model import OWNERS, SHARDS, SLOTS
 
 EXAMPLES = int(os.environ.get("BILLING_TEST_EXAMPLES", "0"))
 PROFILE = settings(
-    max_examples=EXAMPLES or 150,
+    max_examples=EXAMPLES or 80,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,
