@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 import typer
 
+from billing_tasks import __version__
 from billing_tasks.cli import accounts, letters, operate, prices
 from billing_tasks.cli.demo import demo as demo_command
 from billing_tasks.cli.replay import replay as replay_command
@@ -21,6 +23,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"billing-tasks {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Billing backend for LLM gateways: reserve quota in Redis, settle with Celery into PostgreSQL."""
+
 
 app.command(rich_help_panel="Try")(demo_command)
 app.command(rich_help_panel="Try")(up_command)

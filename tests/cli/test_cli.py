@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from billing_tasks import __version__
 from billing_tasks.cli import app
 from billing_tasks.ids import new_request_id
 from billing_tasks.runtime import runtime
@@ -170,6 +171,10 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(run: Run, billing: 
 def test_price_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_REDIS_URL", "unix:///nonexistent/valkey.sock")
     assert as_json(run("price", "gpt-4o", "--prompt", 374, "--completion", 44, "--json"))["quota"] == 1375
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"billing-tasks {__version__}\n"
 
 
 def test_migrate_can_be_repeated(run: Run) -> None:
