@@ -175,6 +175,7 @@ class Bookkeeper(Gateway):
 
     def close(self) -> None:
         """Send waiting rings, give connections back."""
+        self._renewer.close()
         self._runtime.close()
 
     def __enter__(self) -> Self:

@@ -30,6 +30,7 @@ class Renewer:
         self._running: dict[str, tuple[Reservation, int, float]] = {}  # request_id -> reservation, ttl, next time
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._closing = False
 
     def add(self, reservation: Reservation, ttl_seconds: int) -> None:
         """Keep this hold open until it is removed."""
@@ -52,11 +53,22 @@ class Renewer:
         with self._wake:
             self._running.pop(reservation.request_id, None)
 
+    def close(self) -> None:
+        """Renew nothing any more and end the thread."""
+        with self._wake:
+            self._running.clear()
+            self._closing = self._thread is not None
+            self._wake.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._running:
+                while not self._running and not self._closing:
                     self._wake.wait()
+                if self._closing:
+                    self._thread = None
+                    self._closing = False
+                    return
                 soonest = min(next_time for _, _, next_time in list(self._running.values()))
                 # A hold with a shorter ttl may be added meanwhile: look again at least every half second.
                 self._wake.wait(max(0.0, min(0.5, soonest - time.monotonic())))

@@ -24,7 +24,7 @@ from billing_tasks.flows.effects import Effect, InLedger
 from billing_tasks.ids import new_request_id
 from billing_tasks.ledger.rows import LetterState
 from tests.conftest import CHANNEL, EMPTY, Billing
-from tests.property.model import OWNERS, SHARDS, SLOTS, UNLIMITED, Account, Filed, Model
+from tests.property.model import OWNERS, SHARDS, SLOTS, UNLIMITED, Account, Filed, Model, Saved
 
 #: So small that most events need more than one batch.
 BATCH = 4
@@ -113,6 +113,8 @@ class Machine(RuleBasedStateMachine):
         self.workers: list[Worker] = []
         self.reserving: tuple[str, int, Any, Any] | None = None
         self.reading: list[Filed] | None = None
+        self.saved: tuple[Saved, list[tuple[bytes, bytes, int]]] | None = None
+        self.went_back = False
         b.runtime.ledger = Spy(getattr(b.runtime.ledger, "_ledger", b.runtime.ledger), self)  # type: ignore[assignment]
         b.runtime.doorbell = Silent()  # type: ignore[assignment]
 
@@ -265,6 +267,7 @@ class Machine(RuleBasedStateMachine):
         except errors.ReservationClosed:
             assert m.closed[slot].startswith("consumed")
         else:
+            assert not m.closed.get(slot, "").startswith("consumed"), "a charge is not given back as a hold"
             assert given == (m.close(slot, "released") if slot in m.holds else 0)
 
     @rule(slot=slots, refund_id=own_ids, amount=st.sampled_from([None, 1, 40, 100]))
@@ -302,10 +305,11 @@ class Machine(RuleBasedStateMachine):
             user_id=who.user, token_id=who.token, channel_id=CHANNEL, quota=quota, request_id=self.ids[slot]
         )
 
-    def _account_keys(self) -> list[str]:
+    def _accounts(self) -> list[tuple[str, int, int, str]]:
+        """which, shard, id and key of every account that Redis may hold."""
         keys = self.billing.runtime.commands.keys
-        return [keys.user(user) for user in self.model.users] + [
-            f"{keys.shard(shard)}token:{token}" for token in OWNERS for shard in range(SHARDS)
+        return [("user", user % SHARDS, user, keys.user(user)) for user in self.model.users] + [
+            ("token", shard, token, keys.token(shard, token)) for token in OWNERS for shard in range(SHARDS)
         ]
 
 

@@ -58,6 +58,15 @@ class Account:
     enabled: bool = True
 
 
+@dataclass(frozen=True)
+class Saved:
+    """Redis at one moment."""
+
+    holds: dict[str, int]
+    closed: dict[str, str]
+    outbox: list[list[Filed]]
+
+
 @dataclass
 class Model:
     """The whole truth."""
@@ -67,7 +76,7 @@ class Model:
     holds: dict[str, int] = field(default_factory=dict)  # open, in Redis
     closed: dict[str, str] = field(default_factory=dict)  # tombstones: consumed:<quota>, released, expired
     outbox: list[list[Filed]] = field(default_factory=lambda: [[] for _ in range(SHARDS)])
-    epoch: int = 0
+    epochs: list[int] = field(default_factory=lambda: [0] * SHARDS)  # restarts of Redis that were noticed
     charges: dict[str, int] = field(default_factory=dict)  # booked
     releases: dict[str, int] = field(default_factory=dict)  # booked: what was held
     refunds: dict[str, tuple[str, int | None, int]] = field(default_factory=dict)  # booked: slot, asked for, given
@@ -77,8 +86,9 @@ class Model:
     # -- what Redis does ----------------------------------------------------------------------------------
 
     def file(self, event: Filed) -> None:
-        event.epoch = self.epoch
-        self.outbox[SLOTS[event.slot].user % SHARDS].append(event)
+        shard = SLOTS[event.slot].user % SHARDS
+        event.epoch = self.epochs[shard]
+        self.outbox[shard].append(event)
 
     def consume(self, slot: str, quota: int) -> str:
         """again | conflict | late | charged"""
@@ -102,12 +112,16 @@ class Model:
         self.ended.add(slot)
         return held
 
-    def lose_redis(self) -> None:
-        self.holds.clear()
-        self.closed.clear()
-        for events in self.outbox:
-            events.clear()
-        self.epoch += 1
+    def restart_redis(self, saved: Saved | None) -> None:
+        """With what was saved; None: with nothing."""
+        saved = saved or Saved({}, {}, [[] for _ in range(SHARDS)])
+        self.holds, self.closed = dict(saved.holds), dict(saved.closed)
+        self.outbox = [list(events) for events in saved.outbox]
+        self.epochs = [epoch + 1 for epoch in self.epochs]
+
+    def save_redis(self) -> Saved:
+        """What a file of Redis would hold now."""
+        return Saved(dict(self.holds), dict(self.closed), [list(events) for events in self.outbox])
 
     def read(self, shard: int, count: int) -> list[Filed]:
         """What a worker finds: the oldest events, of one epoch."""

@@ -4,6 +4,8 @@ changed balance, never a crash."""
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -43,9 +45,12 @@ def deliver(task: Any, message: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def delivered(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> Billing:
+def delivered(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Billing]:
     monkeypatch.setattr(tasks, "runtime", lambda: billing.runtime)
-    return billing
+    # Celery logs each refusal with its traceback, and pytest keeps every record until the session ends.
+    logging.disable(logging.CRITICAL)
+    yield billing
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("name", ["consume_one", "refund_one"])

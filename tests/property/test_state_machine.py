@@ -29,7 +29,8 @@ from hypothesis.stateful import (
 from billing_tasks import errors
 from billing_tasks.flows import retry, settle
 from billing_tasks.flows.effects import Enqueue, Ring
-from billing_tasks.holds.commands import Command, Pipeline
+from billing_tasks.holds.commands import Command, Commands, Pipeline
+from billing_tasks.holds.replies import Available
 from billing_tasks.ledger.rows import LetterState
 from tests.conftest import Billing, MakeBilling
 from tests.property.machine import (
@@ -46,14 +47,18 @@ from tests.property.model import OWNERS, SHARDS, SLOTS
 
 EXAMPLES = int(os.environ.get("BILLING_TEST_EXAMPLES", "0"))
 PROFILE = settings(
-    max_examples=EXAMPLES or 80,
+    max_examples=EXAMPLES or 50,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
     print_blob=False,
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
+
+
+MINUTE_MS = 60_000
 
 
 class History(Machine):
@@ -66,7 +71,8 @@ class History(Machine):
         for shard in range(SHARDS):
             self._work(self._new_worker(shard), effects=10_000)
 
-    @rule(shard=st.integers(0, SHARDS - 1), effects=st.integers(1, 7))
+    # After two effects the events are read, after three they are booked and still in the outbox.
+    @rule(shard=st.integers(0, SHARDS - 1), effects=st.sampled_from([3, 2, 1, 4, 5, 6, 7]))
     def start_a_worker_and_stop_it(self, shard: int, effects: int) -> None:
         worker = self._new_worker(shard)
         self._work(worker, effects)
@@ -177,13 +183,38 @@ class History(Machine):
     @rule()
     def redis_is_emptied(self) -> None:
         self.billing.redis("FLUSHDB")
-        self.model.lose_redis()
+        self.model.restart_redis(None)
 
-    @rule(shard=st.integers(0, SHARDS - 1))
-    def redis_is_restarted(self, shard: int) -> None:
-        """With all its data; the script sees another run_id."""
-        self.billing.redis("HSET", self.billing.runtime.commands.keys.meta(shard), "run_id", "0" * 40)
-        self.model.epoch += 1
+    @rule()
+    def redis_is_restarted(self) -> None:
+        """With all its data; the scripts see another run_id."""
+        self._new_run_id()
+        self.model.restart_redis(self.model.save_redis())
+
+    @rule()
+    def redis_is_saved(self) -> None:
+        names = self.billing.redis("KEYS", "*")
+        file = [(name, self.billing.redis("DUMP", name), max(0, self.billing.redis("PTTL", name))) for name in names]
+        self.saved = self.model.save_redis(), file
+
+    @precondition(lambda self: self.saved is not None)
+    @rule()
+    def redis_comes_back_as_it_was_saved(self) -> None:
+        """A restart with an older file: holds and events that were settled since are there again."""
+        assert self.saved is not None
+        saved, file = self.saved
+        self.billing.redis("FLUSHDB")
+        for name, content, ttl_ms in file:
+            self.billing.redis("RESTORE", name, ttl_ms, content)
+        self._new_run_id()
+        self.model.restart_redis(saved)
+        self.went_back = True
+
+    def _new_run_id(self) -> None:
+        keys = self.billing.runtime.commands.keys
+        for shard in range(SHARDS):
+            if self.billing.redis("EXISTS", keys.meta(shard)):
+                self.billing.redis("HSET", keys.meta(shard), "run_id", "0" * 40)
 
     @rule(slot=slots)
     def a_tombstone_is_forgotten(self, slot: str) -> None:
@@ -193,7 +224,7 @@ class History(Machine):
 
     @rule()
     def idle_accounts_leave_redis(self) -> None:
-        for key in self._account_keys():
+        for _, _, _, key in self._accounts():
             if self.billing.redis("TTL", key) > 0:
                 self.billing.redis("DEL", key)  # if it explained something the counters are off now
 
@@ -207,25 +238,26 @@ class History(Machine):
     # -- comparing ----------------------------------------------------------------------------------------
 
     @invariant()
-    def counters_are_right(self) -> None:
+    def redis_is_right(self) -> None:
+        """Counters equal what explains them, and no copy in use promises more than there is."""
         if not hasattr(self, "model"):
             return
+        m, holds, accounts = self.model, self.billing.runtime.holds, self._accounts()
         looks = [
-            (which, shard, account)
-            for shard in range(SHARDS)
-            for which, ids in (("user", self.model.users), ("token", self.model.tokens))
-            for account in ids
-            if which == "token" or account % SHARDS == shard
+            holds.commands.balance(user_id=account) if which == "user" else _token_in(shard, account, holds.commands)
+            for which, shard, account, _ in accounts
         ]
-        with self.billing.runtime.holds.client.pipeline(transaction=False) as pipe:
-            for which, shard, account in looks:
-                key = f"{self.billing.runtime.commands.keys.shard(shard)}{which}:{account}"
-                pipe.execute_command("HMGET", key, "held", "unposted")
-            replies = pipe.execute()
-        for (which, shard, account), reply in zip(looks, replies, strict=True):
-            seen = [int(number or 0) for number in reply]
-            right = [self.model.held(which, shard, account), self.model.unposted(which, shard, account)]
-            assert seen == right, f"{which} {account}: held, unposted are {seen} in Redis, right is {right}"
+        ttls = [Command(("TTL", key), int) for *_, key in accounts]
+        seen = holds.send_all(Pipeline((*looks, *ttls)))
+        for (which, shard, account, _), copy, ttl in zip(accounts, seen, seen[len(accounts) :], strict=False):
+            right = m.held(which, shard, account), m.unposted(which, shard, account)
+            found = copy.held, copy.unposted
+            assert found == right, f"{which} {account}: held, unposted are {found} in Redis, right is {right}"
+            assert right == (0, 0) or ttl == -1, f"{which} {account}: {right} leave Redis in {ttl} s"
+            owner = account if which == "user" else OWNERS[account]
+            if copy.loaded and copy.age_ms < MINUTE_MS and owner % SHARDS == shard:
+                most = m.bounds(which, account)[1]
+                assert copy.available <= most, f"{which} {account}: {copy.available} can be reserved, right is {most}"
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
@@ -233,7 +265,7 @@ class History(Machine):
         b, m = self.billing, self.model
         self.workers.clear()
         self.settle()
-        self.counters_are_right()
+        self.redis_is_right()
         for user, row in m.users.items():
             found = b.accounts.user(user)
             assert (found.quota, found.used_quota, found.request_count) == (row.quota, row.used, row.requests)
@@ -246,7 +278,13 @@ class History(Machine):
             right = {("consume", m.charges.get(slot)), ("release", m.releases.get(slot))}
             assert booked == {(kind, quota) for kind, quota in right if quota is not None}
         assert {letter.id: letter.state for letter in b.runtime.ledger.dead_letters()} == self.letters
-        assert [str(finding) for finding in b.verify().findings] == []
+        wrong = [str(finding) for finding in b.verify().findings]
+        # A hold that was consumed and came back with an older file ends a second time; the report says so.
+        assert [text for text in wrong if not (self.went_back and "both consumed and released" in text)] == []
+
+
+def _token_in(shard: int, token: int, commands: Commands) -> Command[Available]:
+    return commands.balance(user_id=shard, token_id=token)  # shards are user ids modulo SHARDS
 
 
 @pytest.fixture
@@ -255,6 +293,8 @@ def history_billing(make_billing: MakeBilling) -> Billing:
     return make_billing(shards=SHARDS, batch_size=BATCH, refusal_fresh_seconds=0)
 
 
+@pytest.mark.timeout(900)  # finding the shortest history that fails takes its time; passing takes seconds
+@pytest.mark.timeout(900)
 def test_any_history_of_requests_and_accidents_ends_with_the_right_books(history_billing: Billing) -> None:
     class Histories(History):
         billing = history_billing
