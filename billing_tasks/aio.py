@@ -21,6 +21,7 @@ from billing_tasks.gateway import Gateway
 from billing_tasks.holds.aio import AsyncHoldStore
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.pricing import Price
+from billing_tasks.relayer import relay_from_now_on
 from billing_tasks.reservation import Receipt, Reservation
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
@@ -38,6 +39,7 @@ class AsyncBookkeeper(Gateway):
         self._runtime = runtime
         self._holds = AsyncHoldStore(runtime.holds)
         self._settling: set[asyncio.Task[None]] = set()
+        self._relayer = relay_from_now_on(runtime)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -197,6 +199,7 @@ class AsyncBookkeeper(Gateway):
         """Wait for charges that are still settling, send waiting rings, give connections back."""
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._holds.close()
+        await asyncio.to_thread(self._relayer.close)
         await asyncio.to_thread(self._runtime.close)
 
     async def __aenter__(self) -> Self:

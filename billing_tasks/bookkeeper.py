@@ -22,6 +22,7 @@ from billing_tasks.errors import ReservationClosed, Unavailable
 from billing_tasks.flows.effects import Flow
 from billing_tasks.gateway import Gateway
 from billing_tasks.pricing import Price
+from billing_tasks.relayer import relay_from_now_on
 from billing_tasks.renewer import Renewer
 from billing_tasks.reservation import Receipt, Reservation
 from billing_tasks.runtime import Runtime
@@ -37,6 +38,7 @@ class Bookkeeper(Gateway):
         super().__init__(runtime.settings, runtime.commands)
         self._runtime = runtime
         self._renewer = Renewer(self.renew)
+        self._relayer = relay_from_now_on(runtime)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -176,6 +178,7 @@ class Bookkeeper(Gateway):
     def close(self) -> None:
         """Send waiting rings, give connections back."""
         self._renewer.close()
+        self._relayer.close()
         self._runtime.close()
 
     def __enter__(self) -> Self:

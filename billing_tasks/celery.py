@@ -15,6 +15,7 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from billing_tasks import broker, messages
+from billing_tasks.doorbell import FREE_MEMORY
 from billing_tasks.settings import Settings, load_settings
 
 
@@ -49,7 +50,9 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "expire-holds": {"task": messages.EXPIRE_HOLDS, "schedule": settings.expire_every_seconds},
         "ring-stale": {"task": messages.RING_STALE, "schedule": settings.ring_every_seconds},
         "retry-due": {"task": messages.RETRY_FAILED, "schedule": 15.0, "kwargs": {"due_only": True}},
-        "reconcile": {"task": messages.RECONCILE, "schedule": 300.0},
+        # The sums read the whole ledger, so they come less often than the look at Redis.
+        "reconcile": {"task": messages.RECONCILE, "schedule": 300.0, "kwargs": {"sums": False}},
+        "reconcile-sums": {"task": messages.RECONCILE, "schedule": 3600.0},
         "maintain-partitions": {"task": messages.MAINTAIN_PARTITIONS, "schedule": 6 * 3600.0},
     }
 
@@ -61,7 +64,7 @@ def make_app(settings: Settings) -> Celery:
     return made
 
 
-broker.install()
+broker.install(allowed_when_full=FREE_MEMORY)
 app = make_app(load_settings())
 
 

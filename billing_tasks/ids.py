@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import time
+from uuid import UUID
 
 from billing_tasks.errors import InvalidRequest
 
@@ -18,6 +20,13 @@ MAX_AGE_DAYS = 31
 MAX_AHEAD_SECONDS = 300
 
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+#: Looks no further into what it describes than a message has room for.
+_brief = reprlib.Repr()
+_brief.maxlevel = 4
+_brief.maxlist = _brief.maxtuple = _brief.maxdict = _brief.maxset = 20
+_brief.maxstring = _brief.maxlong = _brief.maxother = 200
 
 
 def new_request_id() -> str:
@@ -41,7 +50,7 @@ def reserved_at_ms(request_id: str) -> int:
 
 def check_request_id(request_id: object, *, field: str = "request_id") -> str:
     """The id in canonical form, or InvalidRequest with the rule it breaks."""
-    text = str(request_id).lower() if not isinstance(request_id, str) else request_id.lower()
+    text = str(request_id).lower() if isinstance(request_id, str | UUID) else ""
     if not _CANONICAL.fullmatch(text):
         raise InvalidRequest(
             f"{field} must be a UUID of version 7, got {shorten(request_id)}. "
@@ -59,5 +68,8 @@ def check_request_id(request_id: object, *, field: str = "request_id") -> str:
 
 def shorten(value: object, limit: int = 80) -> str:
     """A repr that is fit for an error message, whatever came in."""
-    text = repr(value[:limit]) if isinstance(value, str | bytes) else repr(value)
+    try:
+        text = repr(value[:limit]) if isinstance(value, str | bytes) else _brief.repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits, a list in a list in a list ...
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -28,13 +28,15 @@ def give_back_from(message: dict[str, Any]) -> GiveBack:
         raise InvalidRequest(
             f"billing.refund does not know {shorten(sorted(unknown))}; it takes {', '.join(sorted(_REFUND_FIELDS))}."
         )
-    quota = message.get("quota")
+    # Only None counts as left out: 0 or false for a refund_id would make a whole refund of a hold's out of it.
+    given = {name: value for name, value in message.items() if value is not None}
+    quota = given.get("quota")
     return GiveBack(
-        user_id=check_int("user_id", message.get("user_id"), 1),
-        request_id=check_request_id(message.get("request_id")),
-        reason=check_text("reason", message.get("reason") or "", 2000),
+        user_id=check_int("user_id", given.get("user_id"), 1),
+        request_id=check_request_id(given.get("request_id")),
+        reason=check_text("reason", given.get("reason", ""), 2000),
         quota=None if quota is None else check_int("quota", quota, 1),
-        refund_id=check_text("refund_id", message.get("refund_id") or "", 200),
+        refund_id=check_text("refund_id", given.get("refund_id", ""), 200),
     )
 
 
@@ -42,7 +44,7 @@ def event_from_message(kind: str, payload: bytes) -> Event:
     """The event that a kept message stands for. Raises InvalidRequest."""
     try:
         message = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"The payload is not JSON: {exc}") from None
     if not isinstance(message, dict):
         raise InvalidRequest(f"The payload is not a JSON object: {shorten(message)}")

@@ -80,3 +80,4 @@ class Receipt:
     again: bool = False  # it was accepted before; nothing happened twice
     late: bool = False  # consume: no hold was open any more; charged all the same
     posted: bool = False  # booked in PostgreSQL already, not by way of the outbox
+    spooled: bool = False  # both servers are away: kept in BILLING_SPOOL_FOLDER and relayed when one is back

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from billing_tasks.doorbell import Doorbell
 from billing_tasks.errors import BillingError
-from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, Ring
+from billing_tasks.events import Event
+from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Ring
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.settings import Settings, load_settings
+from billing_tasks.spool import Spool
 
 T = TypeVar("T")
 
@@ -25,6 +28,8 @@ class Runtime:
         self.holds = HoldStore(settings)
         self.ledger = Ledger.from_settings(settings)
         self.doorbell = Doorbell(settings)
+        self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
+        self.when_spooled: Callable[[], None] = lambda: None
         os.register_at_fork(after_in_child=self.ledger.dispose_after_fork)
 
     @property
@@ -59,6 +64,15 @@ class Runtime:
                 return self.doorbell.ring(effect.shard, effect.request_id)
             case Enqueue():
                 return self.doorbell.enqueue(effect.task, effect.task_id, effect.kwargs)
+            case IntoSpool():
+                return self._keep(effect.event)
+
+    def _keep(self, event: Event) -> bool:
+        if self.spool is None:
+            return False
+        self.spool.keep(event)
+        self.when_spooled()
+        return True
 
     def close(self) -> None:
         """Send waiting rings, give all connections back."""

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     expire_every_seconds: float = Field(5.0, gt=0, description="beat: release holds that are due")
     ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes nobody drains")
 
+    spool_folder: Path | None = Field(
+        None, description="if Redis and PostgreSQL are both away, usage is kept here and relayed later; off without"
+    )
+
     ratios_file: Path | None = Field(
         None, description="TOML with overrides of the ratio table; re-read when it changes"
     )

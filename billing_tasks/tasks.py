@@ -15,7 +15,19 @@ from billing_tasks import messages
 from billing_tasks.celery import app
 from billing_tasks.checks import check_int, check_text
 from billing_tasks.errors import BillingError, InvalidRequest, Refused, Unavailable
-from billing_tasks.flows import consume, expire, letters, refund, retry, ring, settle, verify
+from billing_tasks.flows import (
+    choosing,
+    consume,
+    expire,
+    letters,
+    reconcile,
+    refund,
+    rehearse,
+    retry,
+    ring,
+    settle,
+    verify,
+)
 from billing_tasks.intake import consume_log_from, give_back_from
 from billing_tasks.runtime import runtime
 
@@ -48,22 +60,33 @@ def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
     return r.run(flow).as_dict()
 
 
-def _attempt(number: object, count: object) -> dict[str, object]:
+def _attempt(number: object, count: object, asked: dict[str, Any]) -> dict[str, object]:
     r = runtime()
     number = check_int("dead_letter", number, 1)
     count = None if count is None else check_int("attempt", count, 1, 1_000_000)
-    flow = retry.attempt(number, who="worker", commands=r.commands, settings=r.settings, count=count)
-    return r.run(flow).as_dict()
+    who = check_text("who", asked.get("who") or "worker", 200)
+    why = check_text("why", asked.get("why") or "", 2000)
+    flow = retry.attempt(number, who=who, why=why, commands=r.commands, settings=r.settings, count=count)
+    try:
+        return r.run(flow).as_dict()
+    except BillingError:
+        raise
+    except Exception as exc:
+        # A bug of ours. Without a mark the letter would be due again, and meet it again, every five minutes for ever.
+        r.run(retry.broke(number, repr(exc), who=who, settings=r.settings, count=count))
+        raise
 
 
 @app.task(base=BillingTask, bind=True, name=messages.CONSUME, max_retries=None)
 def consume_one(
-    self: Any, /, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
+    self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
 ) -> dict[str, object]:
     """File one ConsumeLog, as a producer sent it, or book a dead letter once more. Safe to run twice."""
+    if args:
+        payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
     r = runtime()
     if dead_letter is not None:
-        return _attempt(dead_letter, attempt)
+        return _attempt(dead_letter, attempt, payload)
     try:
         consume_log = consume_log_from(payload)
         receipt = r.run(consume.consume(consume_log, commands=r.commands))
@@ -80,12 +103,14 @@ def consume_one(
 
 @app.task(base=BillingTask, bind=True, name=messages.REFUND, max_retries=None)
 def refund_one(
-    self: Any, /, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
+    self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
 ) -> dict[str, object]:
     """Release a hold or reverse a charge, or book a dead letter once more. Safe to run twice."""
+    if args:
+        payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
     r = runtime()
     if dead_letter is not None:
-        return _attempt(dead_letter, attempt)
+        return _attempt(dead_letter, attempt, payload)
     try:
         receipt = r.run(refund.give_back(give_back_from(payload), commands=r.commands))
     except Refused as exc:
@@ -94,14 +119,25 @@ def refund_one(
     return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
 
 
-@app.task(base=BillingTask, name=messages.RETRY_FAILED)
-def retry_failed(kind: str | None = None, limit: int = 100, due_only: bool = False, **_: Any) -> dict[str, object]:
-    """Send dead letters once more, each as a task of its own. For operators (Flower, command line) and beat."""
+@app.task(base=BillingTask, name=messages.RETRY_FAILED, resultrepr_maxsize=16_384)
+def retry_failed(
+    limit: int = 100, due_only: bool = False, dry_run: bool = False, who: str = "", why: str = "", **asked: Any
+) -> dict[str, object]:
+    """Send dead letters once more, each as a task of its own, or say what that would do. For operators and beat.
+
+    An argument that is not known is refused and not ignored: as a filter it would have kept letters out.
+    """
     r = runtime()
-    kind = None if kind is None else check_text("kind", kind, 20)
-    check_int("limit", limit, 1, 10_000)
-    sent = r.run(retry.send_again(kind=kind, limit=limit, due_only=due_only))
-    return {"sent": len(sent), "request_ids": sent[:20]}
+    limit = check_int("limit", limit, 1, 10_000)
+    if due_only:
+        return r.run(retry.send_again(limit=limit, due_only=True, settings=r.settings)).as_dict()
+    wanted = choosing.filter_from(asked)
+    if dry_run:
+        return r.run(rehearse.rehearse_all(limit=limit, commands=r.commands, wanted=wanted)).as_dict()
+    who = check_text("who", who, 200) or messages.RETRY_FAILED
+    why = check_text("why", why, 2000)
+    sent = retry.send_again(limit=limit, due_only=False, settings=r.settings, who=who, why=why, **wanted)
+    return r.run(sent).as_dict()
 
 
 @app.task(base=BillingTask, name=messages.EXPIRE_HOLDS, max_retries=0)
@@ -116,17 +152,22 @@ def expire_holds(**_: Any) -> dict[str, object]:
 def ring_stale(**_: Any) -> dict[str, object]:
     """Call drainers for outboxes that nobody drains. From beat; the next run is the retry."""
     r = runtime()
-    return {"shards": r.run(ring.ring_stale(commands=r.commands))}
+    return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings))}
 
 
 @app.task(base=BillingTask, name=messages.RECONCILE, max_retries=0)
-def reconcile_all(**_: Any) -> dict[str, object]:
-    """Check the guarantees. Whatever is off is in the result and in the log; nothing is changed."""
+def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str, object]:
+    """Check the guarantees and set right what is off in Redis; never the ledger. The next run is the retry.
+
+    `sums=False` leaves out the sums over the whole ledger. What a person must see is in the result and in the log.
+    """
     r = runtime()
-    report = verify.check(holds=r.holds, ledger=r.ledger)
+    report = verify.check(holds=r.holds, ledger=r.ledger, sums=sums)
+    wanted = [finding.repair for finding in report.findings if finding.repair is not None]
+    made = r.run(reconcile.repair(wanted, commands=r.commands, settings=r.settings)) if repair else []
     for finding in report.findings:
-        log.error("%s", finding)
-    return report.as_dict()
+        log.error("%s%s", finding, "; repaired" if finding.repair in made else "")
+    return {**report.as_dict(), "repaired": [str(one) for one in made]}
 
 
 @app.task(base=BillingTask, name=messages.MAINTAIN_PARTITIONS)

@@ -3,7 +3,8 @@
 If Redis is away the usage is posted straight into PostgreSQL under the same
 unique key: the hold may return with Redis and expire, and the usage would have
 been free. If consume.lua was applied and only its answer was lost, the outbox
-event later turns out a duplicate.
+event later turns out a duplicate. If both servers are away the spool takes it, if one
+is set up; it is relayed when one of them is back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from billing_tasks import events
 from billing_tasks.consume_log import ConsumeLog
 from billing_tasks.errors import IdempotencyConflict, NotBooked, TokenRefused, Unavailable, UserNotFound
 from billing_tasks.events import Event, Posted
-from billing_tasks.flows.effects import Enqueue, Flow, InLedger, Ring, ask
+from billing_tasks.flows.effects import Enqueue, Flow, InLedger, IntoSpool, Ring, ask
 from billing_tasks.flows.letters import keep, of_outcome
 from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.outcomes import Consume
@@ -23,7 +24,11 @@ from billing_tasks.reservation import Receipt
 
 def consume(log: ConsumeLog, *, commands: Commands) -> Flow[Receipt]:
     """File the usage. Raises IdempotencyConflict (kept as a dead letter) or NotBooked (repeat with the same id)."""
-    event = log.to_event()
+    return (yield from file(log.to_event(), commands=commands))
+
+
+def file(event: Event, *, commands: Commands) -> Flow[Receipt]:
+    """`consume` of usage that is an event already."""
     try:
         reply = yield from ask(
             commands.consume(
@@ -79,10 +84,7 @@ def _post_directly(event: Event, redis_error: Unavailable, shard: int) -> Flow[R
         if not outcome.booked:
             yield from keep([of_outcome(event, outcome)])
     except Unavailable as exc:
-        raise NotBooked(
-            f"Neither Redis nor PostgreSQL took the usage. {redis_error.message} {exc.message}",
-            request_id=event.request_id,
-        ) from exc
+        return (yield from _spool(event, redis_error, exc))
     match outcome:
         case Posted.UNKNOWN_USER:
             raise UserNotFound(f"There is no user {event.user_id}; the usage is kept as a dead letter.")
@@ -93,3 +95,15 @@ def _post_directly(event: Event, redis_error: Unavailable, shard: int) -> Flow[R
             raise _conflict(event)
         case _:
             return Receipt(event.request_id, event.quota, again=outcome is Posted.DUPLICATE, posted=True)
+
+
+def _spool(event: Event, redis_error: Unavailable, ledger_error: Unavailable) -> Flow[Receipt]:
+    """Both servers are away: the disk of this machine, if there is a spool; else the caller has to repeat."""
+    message = f"Neither Redis nor PostgreSQL took the usage. {redis_error.message} {ledger_error.message}"
+    try:
+        kept = yield IntoSpool(event)
+    except Unavailable as exc:
+        raise NotBooked(f"{message} {exc.message}", request_id=event.request_id) from exc
+    if not kept:
+        raise NotBooked(message, request_id=event.request_id) from ledger_error
+    return Receipt(event.request_id, event.quota, spooled=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from billing_tasks.events import Event
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.ledger.store import Ledger
 
@@ -37,7 +38,14 @@ class Enqueue:
     kwargs: dict[str, Any]
 
 
-Effect: TypeAlias = Command[Any] | Pipeline[Any] | InLedger[Any] | Ring | Enqueue
+@dataclass(frozen=True, slots=True)
+class IntoSpool:
+    """Keep an event that no server took on this machine's disk. False if no spool is set up; raises Unavailable."""
+
+    event: Event
+
+
+Effect: TypeAlias = Command[Any] | Pipeline[Any] | InLedger[Any] | Ring | Enqueue | IntoSpool
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from billing_tasks import events
-from billing_tasks.errors import BillingError
+import msgspec
+
+from billing_tasks import events, intake
+from billing_tasks.errors import BillingError, IdempotencyConflict, InvalidRequest
 from billing_tasks.events import Event, Kind, Posted, fingerprint
 from billing_tasks.flows.effects import Enqueue, Flow, InLedger, ask
 from billing_tasks.holds.replies import OutboxEntry
 from billing_tasks.ids import check_request_id
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
+from billing_tasks.ledger.rows import DeadLetter, LetterState
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.messages import CONSUME, REFUND
 
@@ -29,8 +32,15 @@ WHY = {
     Posted.NO_CHARGE: "Nothing is charged under this request_id yet.",
     Posted.ABOVE_CHARGE: "The refunds would exceed the charge.",
 }
-#: Reasons that time may heal: the charge that a refund is for may still be on its way.
-TRANSIENT = frozenset({str(Posted.NO_CHARGE)})
+MALFORMED = "malformed"
+#: Proven to be refused again unless a person changes something. Every other reason time may heal: the charge that
+#: a refund is for may be on its way, a server come back, a bug be repaired.
+FOR_EVER = frozenset(
+    {
+        *map(str, (Posted.CONFLICT, Posted.UNKNOWN_USER, Posted.UNKNOWN_TOKEN, Posted.ABOVE_CHARGE)),
+        *(MALFORMED, InvalidRequest.code, IdempotencyConflict.code),
+    }
+)
 #: First and longest wait before an automatic retry; it doubles in between.
 FIRST_WAIT_SECONDS = 10
 LONGEST_WAIT_SECONDS = 3600
@@ -51,7 +61,7 @@ class Letter:
     @property
     def transient(self) -> bool:
         """True if it is tried again by itself."""
-        return self.reason in TRANSIENT
+        return self.reason not in FOR_EVER
 
 
 def of_event(event: Event, reason: str, error: str = "") -> Letter:
@@ -63,6 +73,11 @@ def of_event(event: Event, reason: str, error: str = "") -> Letter:
 def of_outcome(event: Event, outcome: Posted) -> Letter:
     """The letter of an event that the ledger answered with anything but booked."""
     return of_event(event, outcome, WHY[outcome])
+
+
+def of_refused_data(event: Event, error: LedgerRefusedData) -> Letter:
+    """The letter of an event that the ledger can't store."""
+    return of_event(event, reason_of(error), error.message)
 
 
 def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_id: str) -> Letter:
@@ -78,9 +93,7 @@ def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_
         request_id = task_id
     user_id = message.get("user_id")
     known_user = user_id if type(user_id) is int else None
-    return Letter(
-        kind, request_id, known_user, fingerprint("message", payload.hex()), payload, error.code, error.message
-    )
+    return Letter(kind, request_id, known_user, _of_message(payload), payload, error.code, error.message)
 
 
 def of_entry(entry: OutboxEntry, error: str) -> Letter:
@@ -89,11 +102,41 @@ def of_entry(entry: OutboxEntry, error: str) -> Letter:
         entry.kind or "unknown",
         entry.request_id or entry.entry_id,
         entry.user_id,
-        fingerprint("malformed", entry.payload.hex()),
+        fingerprint(MALFORMED, entry.payload.hex()),
         entry.payload,
-        "malformed",
+        MALFORMED,
         error,
     )
+
+
+def reason_of(error: InvalidRequest) -> str:
+    """The code of a refusal by rule: of the ledger, which can't store it, or of the checks on messages."""
+    if not isinstance(error, LedgerRefusedData):
+        return error.code
+    return NO_PARTITION if error.reason == NO_PARTITION else MALFORMED
+
+
+def event_of(letter: DeadLetter) -> Event:
+    """The event inside a dead letter, whether it came from an outbox or as a message. Raises InvalidRequest.
+
+    A message has to pass the checks of a message, whatever it looks like; and what was filed in an outbox
+    and is no event of ours is never booked.
+    """
+    if letter.kind not in (Kind.CONSUME, Kind.REFUND, Kind.RELEASE):
+        raise InvalidRequest(f"Nothing of kind {letter.kind} can be booked.", request_id=letter.request_id)
+    try:
+        if letter.fingerprint == _of_message(letter.payload):
+            return intake.event_from_message(letter.kind, letter.payload)
+        event = events.decode(letter.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"The payload is no event: {exc}", request_id=letter.request_id) from None
+    if (event.fingerprint, event.kind) != (letter.fingerprint, letter.kind):
+        raise InvalidRequest("The payload is no event of ours.", request_id=letter.request_id)
+    return event
+
+
+def _of_message(payload: bytes) -> str:
+    return fingerprint("message", payload.hex())
 
 
 def wait_before(attempt: int) -> int:
@@ -125,10 +168,14 @@ def _add(letter: Letter, ledger: Ledger) -> int:
     return kept.id
 
 
-def slow_lane(*, kind: str, request_id: str, number: int, attempt: int) -> Enqueue:
-    """The letter as a Celery task of its own, so that Flower has the request under its own id."""
+def slow_lane(*, kind: str, request_id: str, number: int, attempt: int, **asked: str) -> Enqueue:
+    """The letter as a Celery task of its own, so that Flower has the request under its own id.
+
+    `asked`: who asked for it and why, if somebody did. The id ends with the letter's number and the attempt's:
+    one request may have several refunds.
+    """
     return Enqueue(
         REFUND if kind in (Kind.REFUND, Kind.RELEASE) else CONSUME,
-        f"{kind}:{request_id}:{attempt}",
-        {"dead_letter": number, "request_id": request_id, "attempt": attempt},
+        f"{kind}:{request_id}:{number}.{attempt}",
+        {"dead_letter": number, "request_id": request_id, "attempt": attempt, **asked},
     )

@@ -15,7 +15,7 @@ from billing_tasks.errors import (
     Unavailable,
 )
 from billing_tasks.events import Event, Kind
-from billing_tasks.flows.effects import Enqueue, Flow, InLedger, Ring, ask
+from billing_tasks.flows.effects import Enqueue, Flow, InLedger, IntoSpool, Ring, ask
 from billing_tasks.flows.letters import keep, of_outcome
 from billing_tasks.flows.releases import release_event
 from billing_tasks.give_back import GiveBack
@@ -64,7 +64,11 @@ def refund_charge(give_back: GiveBack, *, commands: Commands) -> Flow[Receipt]:
     Whether there is such a charge and enough left of it shows when it is booked: what can't be is kept as a
     dead letter. Raises NotBooked if neither server took it.
     """
-    event = give_back.event
+    return (yield from file(give_back.event, commands=commands))
+
+
+def file(event: Event, *, commands: Commands) -> Flow[Receipt]:
+    """`refund_charge` of a refund that is an event already."""
     payload = events.encode(event)
     try:
         ring = yield from ask(commands.refund(request_id=event.request_id, user_id=event.user_id, payload=payload))
@@ -82,9 +86,19 @@ def _post_directly(event: Event, redis_error: Unavailable, shard: int) -> Flow[R
         if not outcome.booked:
             yield from keep([of_outcome(event, outcome)])
     except Unavailable as exc:
-        message = f"Neither Redis nor PostgreSQL took the refund. {redis_error.message} {exc.message}"
-        raise NotBooked(message, request_id=event.request_id) from exc
+        return (yield from _spool(event, redis_error, exc))
     return Receipt(event.request_id, event.quota, posted=outcome.booked)
+
+
+def _spool(event: Event, redis_error: Unavailable, ledger_error: Unavailable) -> Flow[Receipt]:
+    message = f"Neither Redis nor PostgreSQL took the refund. {redis_error.message} {ledger_error.message}"
+    try:
+        kept = yield IntoSpool(event)
+    except Unavailable as exc:
+        raise NotBooked(f"{message} {exc.message}", request_id=event.request_id) from exc
+    if not kept:
+        raise NotBooked(message, request_id=event.request_id) from ledger_error
+    return Receipt(event.request_id, event.quota, spooled=True)
 
 
 def give_back(wanted: GiveBack, *, commands: Commands) -> Flow[Receipt]:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from billing_tasks.errors import Unavailable
 from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
 from billing_tasks.holds.commands import Commands
-from billing_tasks.ledger.store import Ledger
+from billing_tasks.ledger.outboxes import OutboxLook
+from billing_tasks.settings import Settings
 
 
-def ring_stale(*, commands: Commands) -> Flow[list[int]]:
+def ring_stale(*, commands: Commands, settings: Settings) -> Flow[list[int]]:
     """The shards that were rung for. Raises Unavailable."""
     shards = range(commands.keys.shards)
     backlogs = yield from ask_all([commands.backlog(shard) for shard in shards])
@@ -19,17 +20,21 @@ def ring_stale(*, commands: Commands) -> Flow[list[int]]:
     rung = [shard for shard, free in zip(waiting, unattended, strict=True) if free]
     for shard in rung:
         yield Ring(shard, "")
-    yield from _note_seen(waiting, commands)
+    with suppress(Unavailable):  # ringing matters more, and comes first
+        yield from _note_seen(commands, settings)
     return rung
 
 
-def _note_seen(waiting: list[int], commands: Commands) -> Flow[None]:
-    """Tell the ledger how far these outboxes have come: if Redis is lost now, the incident says how many events."""
-    metas = yield from ask_all([commands.meta(shard) for shard in waiting])
-
-    def observe(ledger: Ledger) -> None:
-        for shard, (epoch, seq) in zip(waiting, metas, strict=True):
-            ledger.observe_outbox(shard, epoch, seq)
-
-    with suppress(Unavailable):  # ringing matters more, and comes first
-        yield from ask(InLedger(observe))
+def _note_seen(commands: Commands, settings: Settings) -> Flow[None]:
+    """Tell the ledger how far the outboxes have come: if Redis is lost now, the incident says how many events."""
+    shards = range(commands.keys.shards)
+    lives = yield from ask_all([commands.life(shard) for shard in shards])
+    holds = yield from ask_all([commands.open_holds(shard) for shard in shards])
+    looks = [
+        OutboxLook(shard, life.epoch, life.seq, life.before_epoch, life.before_seq, open_holds)
+        for shard, life, open_holds in zip(shards, lives, holds, strict=True)
+        if life.epoch
+    ]
+    if looks:
+        limit = settings.backlog_limit
+        yield from ask(InLedger(lambda ledger: ledger.observe_outboxes(looks, backlog_limit=limit)))

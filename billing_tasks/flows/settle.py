@@ -28,8 +28,9 @@ from billing_tasks.holds.replies import LeaseReply, OutboxEntry
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.settings import Settings
 
-#: How long consumes don't ring after a drainer gave up on PostgreSQL: its own retry comes first.
-QUIET_AFTER_FAILURE_MS = 10_000
+#: How long nobody rings after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
+#: time-out): with 10 s each shard gained another retrying drainer every 20 s for as long as PostgreSQL was away.
+QUIET_AFTER_FAILURE_MS = 60_000
 
 
 @dataclass(slots=True)
@@ -169,7 +170,7 @@ def _post(items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int
         )
     except LedgerRefusedData as exc:
         if len(items) == 1:
-            batch.refused.append(letters.of_event(posting[0], "malformed", exc.message))
+            batch.refused.append(letters.of_refused_data(posting[0], exc))
             yield from _post([], batch, seqs)
             return
         half = len(items) // 2
@@ -189,7 +190,7 @@ def _post_refund(event: Event, batch: _Batch) -> Flow[None]:
     try:
         answer = yield from ask(InLedger(lambda ledger: ledger.post_refund(batch.shard, event)))
     except LedgerRefusedData as exc:
-        batch.refused.append(letters.of_event(event, "malformed", exc.message))
+        batch.refused.append(letters.of_refused_data(event, exc))
         return
     outcome = answer.outcomes[0]
     batch.outcomes[outcome] += 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import redis
@@ -12,7 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from billing_tasks.holds.commands import Command, Pipeline
-from billing_tasks.holds.store import HoldStore, connection_options, unavailable
+from billing_tasks.holds.places import Answers, NoPlace
+from billing_tasks.holds.store import HoldStore, connection_options, unavailable, wait_seconds
 
 R = TypeVar("R")
 
@@ -25,13 +28,18 @@ class AsyncHoldStore:
         self._plain = plain
         self._client: Any = None  # redis.asyncio.Redis; its types don't cover execute_command
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._free = asyncio.Semaphore()
+        self._answers = Answers()
+        self._checking: asyncio.Task[None] | None = None
         self._layout_checked = False
 
     async def send(self, command: Command[R]) -> R:
         """One round trip. Raises Unavailable; then the command was perhaps applied."""
         client = await self._ready()
         try:
-            return command.read(await self._execute(client, command))
+            async with self._place():
+                reply = await self._execute(client, command)
+            return command.read(reply)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
 
@@ -39,7 +47,8 @@ class AsyncHoldStore:
         """One round trip for several commands. Raises Unavailable; then each was perhaps applied."""
         client = await self._ready()
         try:
-            replies = await self._execute_all(client, pipeline.commands)
+            async with self._place():
+                replies = await self._execute_all(client, pipeline.commands)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
         return [command.read(reply) for command, reply in zip(pipeline.commands, replies, strict=True)]
@@ -52,11 +61,40 @@ class AsyncHoldStore:
                 self.settings.cache_url, retry=Retry(NoBackoff(), 0), **connection_options(self.settings)
             )
             self._client, self._loop = redis.asyncio.Redis(connection_pool=pool), loop
+            self._free = asyncio.Semaphore(self.settings.redis_connections)
             self._client.response_callbacks.clear()
+            self._checking = None
         if not self._layout_checked:
-            await asyncio.to_thread(self._plain.check_layout)
-            self._layout_checked = True
+            await self._check_layout(loop)
         return self._client
+
+    async def _check_layout(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One check for all who ask meanwhile: a thread each would queue for the few threads of the loop."""
+        if self._checking is None:
+            self._checking = loop.create_task(asyncio.to_thread(self._plain.check_layout))
+            self._checking.add_done_callback(self._checked)
+        await asyncio.shield(self._checking)
+
+    def _checked(self, check: asyncio.Task[None]) -> None:
+        self._checking = None
+        # Also asked for so that it counts as seen if everybody who waited was cancelled.
+        self._layout_checked = not check.cancelled() and check.exception() is None
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Places.take, for asyncio."""
+        began, free = time.monotonic(), self._free
+        try:
+            async with asyncio.timeout(wait_seconds(self.settings)):
+                await free.acquire()
+        except TimeoutError:
+            raise NoPlace("all connections of this process are busy; raise BILLING_REDIS_CONNECTIONS") from None
+        try:
+            self._answers.check(began)
+            with self._answers.watch():
+                yield
+        finally:
+            free.release()
 
     async def _execute(self, client: Any, command: Command[Any]) -> Any:
         try:

@@ -2,25 +2,27 @@
 
 Two looks: one over all keys while traffic goes on, and for each account that
 seemed wrong a second one that nothing can interrupt (audit.lua). Only what the
-second look confirms is reported.
+second look confirms is reported. A shard with a long backlog gets no second look, which
+would block Redis; its accounts are counted as not judged.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from billing_tasks.holds.commands import Command, Pipeline, call
+from billing_tasks.holds.repairs import MOST_IN_A_SHARD, ForgetCopy, RecountAccount, Repair, RescheduleHold
 from billing_tasks.holds.replies import OutboxEntry, parse_entry, parse_hold
 from billing_tasks.holds.store import HoldStore
 
 #: Keys or entries per round trip.
 PAGE = 1000
 
-_FIELDS = ("held", "unposted", "balance", "version", "loaded_epoch")
+_FIELDS = ("held", "unposted", "balance", "version", "loaded_epoch", "floor_epoch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Copy:
     balance: int | None
     version: int | None
 
+    @property
+    def forget(self) -> ForgetCopy:
+        """The repair of a copy that PostgreSQL contradicts."""
+        return ForgetCopy(self.shard, self.which, self.id, self.version or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Off:
@@ -44,6 +51,7 @@ class Off:
     id: str
     expected: int
     actual: int
+    repair: Repair | None = None  # None: a person has to look
 
 
 @dataclass(slots=True)
@@ -55,6 +63,7 @@ class Snapshot:
     in_outbox: Counter[tuple[int, int]] = field(default_factory=Counter)  # (shard, epoch) -> events
     open_holds: int = 0
     events: int = 0
+    unjudged: int = 0  # accounts that seemed wrong in a shard too busy for the second look
     off: list[Off] = field(default_factory=list)
 
 
@@ -62,8 +71,8 @@ def audit(store: HoldStore) -> Snapshot:
     """Both looks. Raises Unavailable."""
     seen = Snapshot()
     keys, commands = store.commands.keys, store.commands
-    metas = store.send_all(Pipeline(tuple(commands.meta(shard) for shard in range(keys.shards))))
-    seen.epochs = dict(enumerate(metas))
+    lives = store.send_all(Pipeline(tuple(commands.life(shard) for shard in range(keys.shards))))
+    seen.epochs = {shard: (life.epoch, life.seq) for shard, life in enumerate(lives)}
     holds: Counter[tuple[str, int, int]] = Counter()
     weights: Counter[tuple[str, int, int]] = Counter()
     due: set[str] = set()
@@ -76,12 +85,30 @@ def audit(store: HoldStore) -> Snapshot:
         due.update(member.decode() for member in store.send(_raw("ZRANGE", keys.due(shard), 0, -1)))
     accounts = _scan(store, seen, due, holds)
     seen.copies = list(accounts.values())
+    leaving = _leaving(store, seen.copies)
     for key in holds.keys() | weights.keys() | accounts.keys():
         copy = accounts.get(key)
         expected = (holds[key], weights[key])
-        if expected != ((copy.held, copy.unposted) if copy else (0, 0)):
+        if expected != ((copy.held, copy.unposted) if copy else (0, 0)) or key in leaving:
             _second_look(store, seen, key)
     return seen
+
+
+def _leaving(store: HoldStore, copies: Iterable[Copy]) -> set[tuple[str, int, int]]:
+    """Accounts that explain something and would vanish all the same."""
+    found = set()
+    for page in _pages([copy for copy in copies if copy.held or copy.unposted]):
+        keys = store.commands.keys
+        ttls = [_raw("TTL", keys.account(copy.shard, copy.which, copy.id)) for copy in page]
+        for copy, ttl in zip(page, store.send_all(Pipeline(tuple(ttls))), strict=True):
+            if int(ttl) >= 0:
+                found.add((copy.which, copy.shard, copy.id))
+    return found
+
+
+def _pages(copies: list[Copy]) -> Iterator[list[Copy]]:
+    for at in range(0, len(copies), PAGE):
+        yield copies[at : at + PAGE]
 
 
 def _entries(store: HoldStore, shard: int) -> Iterator[OutboxEntry]:
@@ -97,7 +124,9 @@ def _entries(store: HoldStore, shard: int) -> Iterator[OutboxEntry]:
 def _scan(
     store: HoldStore, seen: Snapshot, due: set[str], holds: Counter[tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], Copy]:
-    pattern = re.compile(re.escape(store.commands.keys.prefix) + r":\{s(\d+)\}:(user|token|hold):(.+)")
+    pattern = re.compile(
+        re.escape(store.commands.keys.prefix) + r":\{s(\d+)\}:(hold(?=:.)|(?:user|token)(?=:\d+$)):(.+)"
+    )
     accounts: dict[tuple[str, int, int], Copy] = {}
     cursor = 0
     while True:
@@ -128,6 +157,8 @@ def _count_hold(
     holds: Counter[tuple[str, int, int]],
 ) -> None:
     hold = parse_hold(packed)
+    if hold is None and packed is not None:
+        seen.off.append(Off("hold that no script wrote", request_id, 0, 1))
     if hold is None or hold.state != "held":
         return
     seen.open_holds += 1
@@ -136,39 +167,56 @@ def _count_hold(
     if request_id not in due and not store.send(_raw("ZSCORE", store.commands.keys.due(shard), request_id)):
         still = parse_hold(store.send(_raw("GET", store.commands.keys.hold(shard, request_id))))
         if still is not None and still.state == "held":
-            seen.off.append(Off("hold that would never expire", request_id, 0, hold.quota))
+            repair = RescheduleHold(shard, request_id)
+            seen.off.append(Off("hold that would never expire", request_id, 0, hold.quota, repair))
 
 
 def _copy(seen: Snapshot, shard: int, which: str, account_id: int, reply: list[Any]) -> Copy:
-    held, unposted, balance, version, epoch = (None if value is None else int(value) for value in reply)
-    current = epoch is not None and epoch == seen.epochs.get(shard, (0, 0))[0]
+    held, unposted, balance, version, loaded_epoch, floor_epoch = map(_number, reply)
+    epoch = seen.epochs.get(shard, (0, 0))[0]
+    loaded = loaded_epoch == epoch
     return Copy(
         shard,
         which,
         account_id,
         held or 0,
         unposted or 0,
-        balance if current else None,
-        version if current else None,
+        balance if loaded else None,
+        # Without a copy this epoch may still know that less than this version is old.
+        version if loaded or floor_epoch == epoch else None,
     )
+
+
+def _number(value: bytes | None) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:  # no script of ours wrote that; the comparison shows it
+        return None
 
 
 def _second_look(store: HoldStore, seen: Snapshot, key: tuple[str, int, int]) -> None:
     which, shard, account_id = key
     keys = store.commands.keys
     account = f"{keys.shard(shard)}{which}:{account_id}"
-    held, unposted, holds, weights = store.send(
+    counted = store.send(
         call(
             "audit",
             (account, keys.due(shard), keys.outbox(shard)),
-            (keys.shard(shard), which, account_id),
+            (keys.shard(shard), which, account_id, MOST_IN_A_SHARD),
             lambda reply: tuple(map(int, reply)),
         )
     )
+    if not counted:
+        seen.unjudged += 1
+        return
+    held, unposted, holds, weights, ttl = counted
+    repair = RecountAccount(shard, which, account_id)
     if held != holds:
-        seen.off.append(Off(f"{which}.held in Redis", str(account_id), holds, held))
+        seen.off.append(Off(f"{which}.held in Redis", str(account_id), holds, held, repair))
     if unposted != weights:
-        seen.off.append(Off(f"{which}.unposted in Redis", str(account_id), weights, unposted))
+        seen.off.append(Off(f"{which}.unposted in Redis", str(account_id), weights, unposted, repair))
+    if ttl >= 0 and (holds or weights):
+        seen.off.append(Off(f"{which} that would vanish from Redis", str(account_id), -1, ttl, repair))
 
 
 def _raw(*words: Any) -> Command[Any]:

@@ -18,6 +18,7 @@ from billing_tasks.holds.replies import (
     Closed,
     HoldState,
     LeaseReply,
+    Life,
     OutboxEntry,
     Reserved,
     parse_entry,
@@ -322,14 +323,18 @@ class Commands:
         return Command(words, lambda reply: parse_entry(reply[0]) if reply else None)
 
     def ring(self, shard: int) -> Command[bool]:
-        """Claim the right to ring: True unless somebody rang or drains."""
-        words = ("SET", self.keys.doorbell(shard), "1", "NX", "PX", self._doorbell_ms)
-        return Command(words, bool)
+        """ring.lua: True unless somebody rang or drains."""
+        return call(
+            "ring",
+            (self.keys.doorbell(shard),),
+            (self._doorbell_ms,),
+            lambda reply: outcomes.Ring(text(reply[0])) is outcomes.Ring.RUNG,
+        )
 
-    def meta(self, shard: int) -> Command[tuple[int, int]]:
-        """Epoch and highest seq of the shard; zeros if it was never used."""
-        words = ("HMGET", self.keys.meta(shard), "epoch", "seq")
-        return Command(words, lambda reply: (int(reply[0] or 0), int(reply[1] or 0)))
+    def life(self, shard: int) -> Command[Life]:
+        """Epoch and highest seq of the shard, and what was left of the life before; zeros if it was never used."""
+        words = ("HMGET", self.keys.meta(shard), "epoch", "seq", "before_epoch", "before_seq")
+        return Command(words, lambda reply: Life(*(int(number or 0) for number in reply)))
 
 
 def user_fields(row: UserRow) -> tuple[Any, ...]:

@@ -38,6 +38,10 @@ class Keys:
         """Hash: the copy of the token's row; counters held, unposted."""
         return f"{self._shard_prefixes[user_id % self.shards]}token:{token_id}"
 
+    def account(self, shard: int, which: str, account_id: int) -> str:
+        """Hash of a `user` or `token`, by the shard it was found in."""
+        return f"{self._shard_prefixes[shard]}{which}:{account_id}"
+
     def hold(self, shard: int, request_id: str) -> str:
         """String: an open hold, or for a while its tombstone."""
         return f"{self._shard_prefixes[shard]}hold:{request_id}"

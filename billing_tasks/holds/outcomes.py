@@ -96,8 +96,29 @@ class Leave(StrEnum):
     LOST = "LOST"
 
 
+class Ring(StrEnum):
+    """Answers of ring.lua."""
+
+    RUNG = "RUNG"
+    ATTENDED = "ATTENDED"
+
+
 class HandOver(StrEnum):
     """Answers of hand_over.lua."""
 
     LEFT = "LEFT"
     LOST = "LOST"
+
+
+class Forget(StrEnum):
+    """Answers of forget.lua."""
+
+    FORGOTTEN = "FORGOTTEN"
+    CHANGED = "CHANGED"
+
+
+class Reschedule(StrEnum):
+    """Answers of reschedule.lua."""
+
+    RESCHEDULED = "RESCHEDULED"
+    CHANGED = "CHANGED"

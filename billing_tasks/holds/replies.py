@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -59,6 +60,16 @@ class LeaseReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """One life of the server, as a shard's `meta` has it; `before_*`: what was left of the last one (0: nothing)."""
+
+    epoch: int
+    seq: int
+    before_epoch: int
+    before_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxEntry:
     """One event as it lies in the outbox."""
 
@@ -98,12 +109,15 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S+")
+
+
 def parse_hold(packed: bytes | None) -> HoldState | None:
-    """The packed string of a hold key."""
-    if packed is None:
+    """The packed string of a hold key, read as the scripts read it: what no script wrote is no hold."""
+    match = _HOLD.fullmatch(packed or b"")
+    if match is None:
         return None
-    state, user_id, token_id, quota, _ = packed.decode().split(" ")
-    return HoldState(state, int(user_id), int(token_id), int(quota))
+    return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]))
 
 
 def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:

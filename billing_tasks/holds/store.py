@@ -7,7 +7,6 @@ script is safe for. A time-out is never repeated here: the caller decides.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from redis.retry import Retry
 from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.keys import Keys
+from billing_tasks.holds.places import Places
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
@@ -39,11 +39,15 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": settings.redis_timeout_seconds,
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "max_connections": settings.redis_connections,
-        # Longer than one call may take: callers queue for a connection, they don't fail at once.
-        "timeout": max(5.0, settings.redis_timeout_seconds * 5),
+        "timeout": settings.redis_timeout_seconds,  # never waited for: places.py lets no more callers in
         "protocol": 2,
         "client_name": "billing-tasks",
     }
+
+
+def wait_seconds(settings: Settings) -> float:
+    """How long a call waits for a connection: callers queue, they don't fail because many came at once."""
+    return max(5.0, settings.redis_timeout_seconds * 5)
 
 
 def unavailable(exc: redis.RedisError, settings: Settings) -> Unavailable:
@@ -64,15 +68,17 @@ class HoldStore:
         )
         self.client: Any = redis.Redis(connection_pool=pool)  # its types don't cover execute_command
         self.client.response_callbacks.clear()  # replies are read by the command, not by redis-py
+        self._places = Places(settings.redis_connections, wait_seconds(settings))
         self._layout_checked = False
-        self._layout_lock = threading.Lock()
 
     def send(self, command: Command[R]) -> R:
         """One round trip. Raises Unavailable; then the command was perhaps applied."""
         if not self._layout_checked:
             self.check_layout()
         try:
-            return command.read(self._execute(command))
+            with self._places.take():
+                reply = self._execute(command)
+            return command.read(reply)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
 
@@ -81,7 +87,8 @@ class HoldStore:
         if not self._layout_checked:
             self.check_layout()
         try:
-            replies = self._execute_all(pipeline.commands)
+            with self._places.take():
+                replies = self._execute_all(pipeline.commands)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
         return [command.read(reply) for command, reply in zip(pipeline.commands, replies, strict=True)]
@@ -128,19 +135,19 @@ class HoldStore:
         `change` accepts the new number, if nothing is left in the old shards; every other process must be
         stopped then, or it would go on with the old ones. Raises BadSettings, Unavailable.
         """
-        with self._layout_lock:
-            if self._layout_checked:
-                return
-            try:
+        # By all threads at once, if they come at once: behind a lock, each would wait for the time-outs of all.
+        try:
+            with self._places.take():
                 self._check_layout(change)
-            except redis.RedisError as exc:
-                raise unavailable(exc, self.settings) from exc
-            self._layout_checked = True
+        except redis.RedisError as exc:
+            raise unavailable(exc, self.settings) from exc
+        self._layout_checked = True
 
     def _check_layout(self, change: bool) -> None:
         keys = self.commands.keys
         execute = self.client.execute_command
-        found = execute("SET", keys.layout, keys.shards, "NX", "GET")
+        # Asked for before it is set: a Redis whose memory is full answers, and refuses every SET.
+        found = execute("GET", keys.layout) or execute("SET", keys.layout, keys.shards, "NX", "GET")
         if found is None or int(found) == keys.shards:
             return
         old = Keys(keys.prefix, int(found))

@@ -16,7 +16,12 @@ _PAGE: Final = 5000
 
 _TOTALS: Final = sa.text(
     "select (select count(*) from billing.users) as users, (select count(*) from billing.tokens) as tokens,"
-    " (select count(*) from billing.ledger_entries) as entries, (select count(*) from billing.incidents) as incidents"
+    " (select count(*) from billing.ledger_entries) as entries"
+)
+_MISSING: Final = sa.text(
+    # Events that were new at old numbers (a rewind within one epoch) came back; they are not missing.
+    "select count(*), coalesce(sum(events_bound) filter (where kind <> 'rewind' or unseen_from is not null), 0)::bigint"
+    " from billing.incidents"
 )
 
 
@@ -27,7 +32,14 @@ class Totals:
     users: int
     tokens: int
     entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What the incidents add up to."""
+
     incidents: int
+    events: int  # at least so many were lost
 
 
 class Comparisons(Part):
@@ -51,3 +63,7 @@ class Comparisons(Part):
     def totals(self) -> Totals:
         """Counts every row; for reports, not for the request path."""
         return Totals(*self._db.statement(_TOTALS)[0])
+
+    def count_missing(self) -> Missing:
+        """How many incidents there are and how many events they know to be missing."""
+        return Missing(*self._db.statement(_MISSING)[0])

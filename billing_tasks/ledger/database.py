@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
 from billing_tasks.errors import BadSettings
-from billing_tasks.ledger.failures import connection_lost, in_the_way, translate
+from billing_tasks.ledger.failures import connection_lost, in_the_way, read_only, translate
 from billing_tasks.settings import Settings
 
 T = TypeVar("T")
@@ -90,6 +90,9 @@ class Database:
                     raise
             return retrying(attempt)
         except sa.exc.SQLAlchemyError as error:
+            if read_only(error):
+                # A session may stay read-only although the server is no longer, or is another one by now.
+                self.dispose()
             meaning = translate(error)
             if meaning is None:
                 raise

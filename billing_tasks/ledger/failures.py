@@ -13,7 +13,9 @@ from sqlalchemy import exc
 from billing_tasks.errors import BillingError, InvalidRequest, Unavailable
 
 #: Two transactions got into each other's way; the same one again will do.
-TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, lock not available
+TRY_AGAIN: Final = frozenset({"40001", "40P01"})  # serialization, deadlock
+
+_READ_ONLY: Final = "25006"  # a standby, or a primary that became one
 
 #: No server, or none that can write now. The statement may have been applied.
 _AWAY: Final = (
@@ -21,18 +23,22 @@ _AWAY: Final = (
     "53",  # too many connections, disk full, out of memory
     "57P",  # shut down, crashed, starting up
     "57014",  # statement_timeout
-    "25006",  # read-only: a standby, or a primary that became one
+    _READ_ONLY,
     "25P03",  # idle_in_transaction_session_timeout
+    "55P03",  # lock_timeout: waited for already; whoever holds the lock may hold it for minutes
 )
 
 #: The schema is older than this program. Retrying helps as soon as somebody has migrated.
 _NOT_MIGRATED: Final = ("3F000", "42P01", "42883", "42703", "42704")
 
+#: What LedgerRefusedData.reason says if only the month for the time inside the id is missing: `migrate` makes it.
+NO_PARTITION: Final = "no_partition"
+
 #: The values can't be stored, and never will be.
 _REFUSED: Final = (
     "22",  # NUL, overflow, not JSON, not a uuid, not an amount
     "23502",  # a field is missing
-    "23514",  # a check, or no partition for the time inside the id
+    "23514",  # a check
     "54",  # too long for an index, nested too deep
 )
 
@@ -56,6 +62,11 @@ def connection_lost(error: BaseException) -> bool:
     return isinstance(error, exc.DBAPIError) and error.connection_invalidated
 
 
+def read_only(error: BaseException) -> bool:
+    """True if the session can't write: a standby's, or one begun while writing was switched off."""
+    return isinstance(error, exc.DBAPIError) and sqlstate(error) == _READ_ONLY
+
+
 def translate(error: exc.SQLAlchemyError) -> BillingError | None:
     """The error to raise instead, or None: then it is a bug and must be seen as it is."""
     if isinstance(error, exc.TimeoutError):
@@ -69,6 +80,9 @@ def translate(error: exc.SQLAlchemyError) -> BillingError | None:
             meaning = LedgerRefusedData(f"PostgreSQL can't store this: {text}")
         elif error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError):
             meaning = Unavailable(f"PostgreSQL can't be reached: {text}")
+    elif state == "23514" and isinstance(error.orig, psycopg.Error) and not error.orig.diag.constraint_name:
+        # A check has a name; what has none is a row without a partition.
+        meaning = LedgerRefusedData(f"PostgreSQL has no partition for this; run migrate: {text}", reason=NO_PARTITION)
     elif state.startswith(_REFUSED):
         meaning = LedgerRefusedData(f"PostgreSQL can't store this: {text}", reason=state)
     elif state.startswith(_NOT_MIGRATED):

@@ -1,7 +1,7 @@
 """The tables of schema `billing`, as SQLAlchemy knows them.
 
-Revision 0001 (`migrations/versions/0001_ledger.sql`) made them and says what the
-columns mean; a test compares the two. Change a table by a new revision, then here.
+The revisions (`migrations/versions/*.sql`) made them and say what the columns mean;
+a test compares the two. Change a table by a new revision, then here.
 """
 
 from __future__ import annotations
@@ -152,6 +152,9 @@ class Cursor(Base):
     seen: Mapped[int]
     posted: Mapped[int]
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    looked_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    open_holds: Mapped[int | None]
+    backlog_limit: Mapped[int | None]
 
 
 class IncidentRecord(Base):
@@ -166,6 +169,9 @@ class IncidentRecord(Base):
     events_bound: Mapped[int | None]
     note: Mapped[str] = mapped_column(server_default="")
     noticed_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    events_at_most: Mapped[int | None]
+    unseen_from: Mapped[datetime | None]
+    unseen_to: Mapped[datetime | None]
 
 
 class Letter(Base):
@@ -191,3 +197,18 @@ class Letter(Base):
     first_seen: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     last_seen: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class LetterHistory(Base):
+    __tablename__ = "dead_letter_history"
+    __table_args__ = (sa.Index("dead_letter_history_by_letter", "letter_id", "id"),)
+
+    id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
+    letter_id: Mapped[int] = mapped_column(sa.ForeignKey(Letter.id))
+    at: Mapped[datetime] = mapped_column(server_default=sa.func.clock_timestamp())
+    what: Mapped[str]
+    who: Mapped[str] = mapped_column(server_default="")
+    why: Mapped[str] = mapped_column(server_default="")
+    reason: Mapped[str] = mapped_column(server_default="")
+    error: Mapped[str] = mapped_column(server_default="")
+    attempt: Mapped[int | None] = mapped_column(sa.Integer())

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import sqlalchemy as sa
 
 from billing_tasks.ledger.models import Cursor, IncidentRecord
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import Incident, OutboxCursor
 
-_OBSERVE: Final = sa.text(
-    "select billing.move_cursor(cast(:shard as integer), cast(:epoch as bigint), null, null, cast(:seen as bigint), 0)"
-)
+_OBSERVE: Final = sa.text("select billing.observe_outboxes(cast(:looks as text), cast(:backlog_limit as bigint))")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLook:
+    """What Redis says of a shard's outbox. `before_*`: what it still knew of its life before the last restart."""
+
+    shard: int
+    epoch: int
+    seq: int
+    before_epoch: int | None = None
+    before_seq: int | None = None
+    open_holds: int = 0
 
 
 class Outboxes(Part):
     """Cursors and incidents."""
 
-    def observe_outbox(self, shard: int, epoch: int, seen: int) -> None:
-        """Note that the shard's outbox has reached this epoch and sequence number, posted or not.
+    def observe_outboxes(self, looks: Sequence[OutboxLook], *, backlog_limit: int) -> None:
+        """Note how far the outboxes have come, posted or not.
 
-        Called now and then, it makes the bound of a later loss tight, and it records an
-        epoch that begins anew even if no event follows.
+        Called now and then, it makes the bounds of a later loss tight. It records an epoch that
+        begins anew even if no event follows, and says how much of the old outbox is missing.
         """
-        self._db.statement(_OBSERVE, {"shard": shard, "epoch": epoch, "seen": seen})
+        self._db.statement(
+            _OBSERVE, {"looks": msgspec.json.encode(list(looks)).decode(), "backlog_limit": backlog_limit}
+        )
 
     def outbox_cursors(self, shard: int | None = None) -> list[OutboxCursor]:
         """By shard and epoch, of one shard or of all."""

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_tasks import events
-from billing_tasks.events import Event, Posted, PostedBatch
+from billing_tasks.events import Event, Kind, Posted, PostedBatch
 from billing_tasks.ledger import columns
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.failures import LedgerRefusedData
@@ -78,6 +78,17 @@ class Posting(Part):
             _POST_REFUND, {"shard": shard, "event": _encoded(lambda: events.encode(event).decode())}
         )[0]
         return _answer([Posted(row.outcome)], row)
+
+
+def post_one(connection: sa.Connection, shard: int, event: Event) -> PostedBatch:
+    """Book one event, of whatever kind, inside a transaction of the caller's. Raises LedgerRefusedData."""
+    if event.kind is Kind.REFUND:
+        values: dict[str, object] = {"shard": shard, "event": _encoded(lambda: events.encode(event).decode())}
+        row = connection.execute(_POST_REFUND, values).one()
+        return _answer([Posted(row.outcome)], row)
+    values = {"shard": shard, "events": _encoded(lambda: events.encode_all([event]))}
+    row = connection.execute(_POST_BATCH, {**values, "epoch": None, "first_seq": None, "last_seq": None}).one()
+    return _answer([Posted.POSTED] if row.outcomes is None else _outcomes.decode(row.outcomes), row)
 
 
 def _encoded(encode: Callable[[], str]) -> str:

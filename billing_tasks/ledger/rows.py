@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
+
+from billing_tasks.events import Posted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,35 @@ class LetterState(StrEnum):
     DISCARDED = "discarded"  # a person decided that it is not booked
 
 
+#: States in which a letter may still be booked.
+OPEN = (LetterState.RETRYING, LetterState.FAILED)
+
+
+class Happened(StrEnum):
+    """What may happen to a dead letter."""
+
+    KEPT = "kept"
+    ATTEMPTED = "attempted"  # sent to a worker; how it went comes next
+    POSTED = "posted"
+    DUPLICATE = "duplicate"  # had been booked before
+    REFUSED = "refused"
+    DISCARDED = "discarded"
+    REOPENED = "reopened"
+
+
+class LetterFilter(TypedDict, total=False):
+    """Which dead letters. Every part that is given must match; an empty collection matches all."""
+
+    numbers: Collection[int]
+    states: Collection[LetterState]
+    kind: str | None
+    user_id: int | None
+    request_ids: Collection[str]
+    reason: str | None  # a code
+    since: datetime | None  # kept at this time or later
+    before: datetime | None  # kept before this time
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An event that could not be posted, as it came."""
@@ -81,6 +113,59 @@ class DeadLetter:
     last_seen: datetime
     updated_at: datetime
 
+    @property
+    def open(self) -> bool:
+        """True if it may still be booked."""
+        return self.state in OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class LetterEvent:
+    """One line of a dead letter's history."""
+
+    at: datetime
+    what: Happened
+    who: str  # "": nobody asked
+    why: str  # in the words of who asked
+    reason: str  # a code
+    error: str  # a sentence
+    attempt: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """How it went with a dead letter: its new state, and the line of its history."""
+
+    state: LetterState
+    what: Happened
+    who: str = ""
+    why: str = ""
+    reason: str | None = None  # None: as it was
+    error: str | None = None  # None: as it was
+    attempts: int = 0  # how many were made at least
+    next_attempt_seconds: float | None = None  # None: not by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the ledger knows about a request and the accounts an event names."""
+
+    token_user: int | None  # whose token it is; None: there is no such token
+    charged: int | None  # None: nothing was consumed under this request_id
+    charged_user: int | None
+    given_back: int  # by refunds, so far
+    refund_quota: int | None  # booked under this refund_id; None: nothing
+    released: bool  # its hold ended unused
+    expired: bool  # ... because nobody came back
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What the ledger would answer to an event now, and what it knows about it."""
+
+    outcome: Posted
+    standing: Standing
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxCursor:
@@ -91,11 +176,18 @@ class OutboxCursor:
     seen: int
     posted: int
     updated_at: datetime
+    looked_at: datetime
+    open_holds: int | None  # at the last look
+    backlog_limit: int | None  # likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """A sign that events of an outbox were lost or came back."""
+    """A sign that events of an outbox were lost or came back.
+
+    Between `events_bound` and `events_at_most` events are concerned. Those that nobody saw were filed between
+    `unseen_from` and `unseen_to`: the gateways' own logs of that time know them.
+    """
 
     id: int
     shard: int
@@ -103,9 +195,12 @@ class Incident:
     kind: str  # gap | rewind | new_epoch
     from_seq: int
     to_seq: int
-    events_bound: int | None
+    events_bound: int | None  # at least; 0: nothing is known to be missing
     note: str
     noticed_at: datetime
+    events_at_most: int | None = None
+    unseen_from: datetime | None = None
+    unseen_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

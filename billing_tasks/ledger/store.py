@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Self
 
 from billing_tasks.ledger.admin import Administration
+from billing_tasks.ledger.attempts import Attempts
 from billing_tasks.ledger.comparisons import Comparisons
 from billing_tasks.ledger.database import Database
 from billing_tasks.ledger.dead_letters import DeadLetters
@@ -26,7 +27,9 @@ from billing_tasks.ledger.top_ups import TopUps
 from billing_tasks.settings import Settings
 
 
-class Ledger(Posting, Reads, Administration, TopUps, DeadLetters, Outboxes, Partitions, Invariants, Comparisons):
+class Ledger(
+    Posting, Reads, Administration, TopUps, DeadLetters, Attempts, Outboxes, Partitions, Invariants, Comparisons
+):
     """Posting, reading, administration and upkeep over one pool of connections."""
 
     @classmethod

@@ -14,21 +14,16 @@ KEYS[3] outbox   stream
 ARGV[1] prefix  of this shard's keys
 ARGV[2] which   user | token
 ARGV[3] id      of the user or token
+ARGV[4] most    holds and events that may be read
 
-Returns {held, unposted, sum of open holds, sum of weights}
+Returns {held, unposted, sum of open holds, sum of weights, TTL in seconds (below 0: none)},
+or nothing if the shard has more than `most`
 ]]
 local account, due, outbox = KEYS[1], KEYS[2], KEYS[3]
-local prefix, which, id = ARGV[1], ARGV[2], ARGV[3]
+local prefix, which, id, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 --@include hold
-local holds, weights = 0, 0
-for _, request_id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
-  local state, user_id, token_id, quota = read_hold(prefix .. 'hold:' .. request_id)
-  if state == 'held' and (which == 'user' and user_id or token_id) == id then holds = holds + tonumber(quota) end
-end
-for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
-  local f = {}
-  for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
-  if f[which .. '_id'] == id then weights = weights + (tonumber(f.weight) or 0) end
-end
+--@include explained
+local holds, weights = explained(prefix, due, outbox, which, id, most)
+if not holds then return {} end
 local held, unposted = unpack(redis.call('HMGET', account, 'held', 'unposted'))
-return {tonumber(held or 0), tonumber(unposted or 0), holds, weights}
+return {tonumber(held) or 0, tonumber(unposted) or 0, holds, weights, redis.call('TTL', account)}

@@ -5,6 +5,9 @@ expire: release a hold that nobody came back for, if it really is due.
 Why a script: between listing what is due and closing it, the gateway may have
 renewed, consumed or released the hold; the check and the close are one step.
 By this server's clock, because the gateways' clocks differ.
+The quota is back when the ledger has booked the release, not at once: if this server
+did not answer, the usage was perhaps booked straight into PostgreSQL. Until the settlement
+brings the balance that says so, the hold is all that keeps it from being spent again.
 
 KEYS[1] meta      hash    run_id, epoch, seq
 KEYS[2] user      hash    held
@@ -23,7 +26,7 @@ ARGV[6] tombstone_ms
 ARGV[7] idle_seconds
 
 Returns {outcome, held, ring}
-  EXPIRED   the quota is back; held = how much
+  EXPIRED   the hold is closed, its quota in `unposted`; held = how much
   NOT_DUE   renewed meanwhile
   CLOSED    consumed, released or expired meanwhile
 ]]
@@ -47,5 +50,5 @@ local expires_at = redis.call('ZSCORE', due, request_id)
 if expires_at and tonumber(expires_at) > now_ms then return {'NOT_DUE', 0, 0} end
 
 local keys = {meta = meta, user = user, token = token, hold = hold, due = due, outbox = outbox}
-close_unused(keys, 'expired', request_id, user_id, token_id, held, payload, tombstone_ms, idle_seconds, epoch)
+close_unused(keys, 'expired', request_id, user_id, token_id, held, held, payload, tombstone_ms, idle_seconds, epoch)
 return {'EXPIRED', tonumber(held), ring(doorbell, doorbell_ms)}

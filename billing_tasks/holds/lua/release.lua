@@ -45,5 +45,5 @@ if state == 'consumed' then return {'ALREADY_CONSUMED', 0, 0} end
 if state ~= 'held' then return {'ALREADY_RELEASED', 0, 0} end
 
 local keys = {meta = meta, user = user, token = token, hold = hold, due = due, outbox = outbox}
-close_unused(keys, 'released', request_id, user_id, token_id, held, payload, tombstone_ms, idle_seconds, epoch)
+close_unused(keys, 'released', request_id, user_id, token_id, held, '0', payload, tombstone_ms, idle_seconds, epoch)
 return {'RELEASED', tonumber(held), ring(doorbell, doorbell_ms)}

@@ -10,12 +10,17 @@
 -- Returns
 --   outcomes   null if all were posted, else a JSON array with one word per event, in order:
 --     posted         booked now
---     duplicate      booked before, or earlier in this batch, with the same fingerprint
+--     duplicate      booked before, or earlier in this batch, with the same fingerprint; also a release
+--                    of a hold that a booked consume closed
 --     conflict       booked before, or earlier in this batch, with another fingerprint
 --     unknown_user   no such user
 --     unknown_token  no such token, or another user's
 --   users, tokens   JSON arrays of arrays: every account named, as it is now
 --                   (columns in the order of events.UserRow and events.TokenRow)
+--
+-- A hold ends once in the books, even if it ended twice in Redis: an older file that was restored
+-- brings holds back that were closed since. The end that was booked first stands; a consume whose
+-- hold was released is booked as one without a hold (held_quota 0), which charges all the same.
 --
 -- Safe to repeat: what was booked answers `duplicate` and changes nothing. One event
 -- that can't be stored (NUL, overflow, no partition, unknown kind) fails the whole
@@ -39,6 +44,8 @@ declare
     v_token_ids   bigint[];
     v_consumed    uuid[];
     v_released    uuid[];
+    v_used        uuid[];  -- holds that a booked consume closed
+    v_given_back  uuid[];  -- holds that a release closed, booked or in this batch
     v_booked      bigint;
     v_users       integer;
     v_tokens      integer;
@@ -62,6 +69,17 @@ begin
     perform from billing.users where id = any (v_user_ids) order by id for no key update;
     perform from billing.tokens where id = any (v_token_ids) order by id for no key update;
 
+    v_used := array(
+        select entry_id from billing.ledger_entries
+        where kind = 'consume' and held_quota <> 0
+          and entry_id = any (array(select e.request_id from unnest(v_events) as e where e.kind = 'release')));
+    v_given_back := array(
+        select entry_id from billing.ledger_entries
+        where kind = 'release'
+          and entry_id = any (array(select e.request_id from unnest(v_events) as e where e.held_quota > 0))
+        union all
+        select e.request_id from unnest(v_events) as e where e.kind = 'release');
+
     with entry as (
         insert into billing.ledger_entries (
             entry_id, kind, request_id, user_id, token_id, channel_id, quota, held_quota,
@@ -70,7 +88,8 @@ begin
             model_ratio, completion_ratio, group_ratio,
             pre_consumed_quota, elapsed_ms, is_stream, expired, usage, fingerprint)
         select e.request_id, e.kind, e.request_id, e.user_id, e.token_id, nullif(e.channel_id, 0),
-               coalesce(e.quota, 0), coalesce(e.held_quota, 0),
+               coalesce(e.quota, 0),
+               case when e.request_id = any (v_given_back) then 0 else coalesce(e.held_quota, 0) end,
                -charge.quota, -charge.quota, charge.quota,
                coalesce(e.prompt_tokens, 0), coalesce(e.completion_tokens, 0),
                coalesce(e.model_name, ''), coalesce(e.token_name, ''), coalesce(e."group", ''),
@@ -82,6 +101,7 @@ begin
         cross join lateral (select case e.kind when 'consume' then coalesce(e.quota, 0) else 0 end) as charge (quota)
         -- A token refers to its user, so a token of this user proves the user, too.
         where e.user_id = (select t.user_id from billing.tokens as t where t.id = e.token_id)
+          and (e.kind = 'consume' or e.request_id <> all (v_used))
         -- Ids in order keep the index warm; among equal ids the first event of the batch wins.
         order by e.request_id, e.ordinality
         on conflict do nothing
@@ -127,6 +147,7 @@ begin
                 when decode(event.fingerprint, 'hex') = (
                     select entry.fingerprint from billing.ledger_entries as entry
                     where entry.entry_id = event.request_id and entry.kind = event.kind) then 'duplicate'
+                when event.kind = 'release' and event.request_id = any (v_used) then 'duplicate'
                 else 'conflict' end order by event.ordinality)
             from (
                 select known.*, row_number() over (

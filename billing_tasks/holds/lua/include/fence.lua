@@ -10,7 +10,11 @@ local function fence(meta)
   local known_run_id, epoch = unpack(redis.call('HMGET', meta, 'run_id', 'epoch'))
   if known_run_id == run_id then return epoch end
   local now_us = time[1] * 1000000 + time[2]
+  local before = epoch
   epoch = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now_us))
+  -- What this server remembers of the life before, so that the ledger can tell how much of it is missing.
+  local seq = redis.call('HGET', meta, 'seq')
+  if before then redis.call('HSET', meta, 'before_epoch', before, 'before_seq', seq or 0) end
   redis.call('HSET', meta, 'run_id', run_id, 'epoch', epoch, 'seq', 0)
   return epoch
 end

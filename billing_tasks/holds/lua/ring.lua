@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+--[[
+ring: claim the right to call a drainer, for an outbox that perhaps nobody was called for.
+
+Why a script: a server whose memory is full refuses a plain SET, and then a ring
+that was lost would never be repeated for the outbox that fills the memory.
+
+KEYS[1] doorbell  string  set: somebody rang or drains
+
+ARGV[1] doorbell_ms
+
+Returns {outcome}
+  RUNG      the caller is to call a drainer
+  ATTENDED  somebody rang within doorbell_ms, or drains
+]]
+local doorbell = KEYS[1]
+local doorbell_ms = ARGV[1]
+--@include outbox
+if ring(doorbell, doorbell_ms) == 1 then return {'RUNG'} end
+return {'ATTENDED'}
