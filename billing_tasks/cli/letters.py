@@ -2,136 +2,267 @@
 
 from __future__ import annotations
 
-import getpass
-from dataclasses import asdict
+import sys
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from billing_tasks.cli.options import AsJson, Limit
-from billing_tasks.cli.show import command, console, err, facts, print_json, table
-from billing_tasks.errors import BillingError, InvalidRequest
+from billing_tasks.checks import check_moment
+from billing_tasks.cli import letter_words as words
+from billing_tasks.cli.bulk import DISCARD, REHEARSE, REOPEN, RETRY, Bulk, Result, summary
+from billing_tasks.cli.letter_words import say
+from billing_tasks.cli.options import AsJson, Limit, Who, me
+from billing_tasks.cli.show import command, console, print_json
+from billing_tasks.errors import InvalidRequest, Unavailable
+from billing_tasks.flows import choosing, decide, rehearse
 from billing_tasks.flows import retry as retrying
-from billing_tasks.ledger.rows import DeadLetter, LetterState
+from billing_tasks.ledger.rows import OPEN, DeadLetter, LetterFilter, LetterState
 from billing_tasks.runtime import runtime
 
-app = typer.Typer(help="What could not be booked: list, show, retry, discard.", no_args_is_help=True)
+app = typer.Typer(help="What could not be booked: list, show, retry, discard, reopen.", no_args_is_help=True)
 
-Numbers = Annotated[list[int], typer.Argument(help="Numbers of dead letters.", show_default=False)]
-Who = Annotated[str | None, typer.Option(help="Who decides; kept with the row. Default: the user logged in.")]
+Numbers = Annotated[list[int] | None, typer.Argument(help="Numbers of dead letters.", show_default=False)]
+State = Annotated[list[LetterState] | None, typer.Option(help="May be given several times.", show_default=False)]
+Kind = Annotated[str | None, typer.Option(help="consume, refund, release or conflict.")]
+User = Annotated[int | None, typer.Option("--user", help="Only this user's.")]
+Requests = Annotated[list[str] | None, typer.Option("--request", help="Only this request's; may be repeated.")]
+Reason = Annotated[str | None, typer.Option(help="Only with this reason, no_charge say.")]
+Since = Annotated[str | None, typer.Option(help="Kept since then: 2h ago (s, m, h, d), or 2026-11-23T10:00 (UTC).")]
+Before = Annotated[str | None, typer.Option(help="Kept before then; as --since.")]
+Everything = Annotated[bool, typer.Option("--all", help="All open ones.")]
+AtMost = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many, oldest first.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
-def _me(who: str | None) -> str:
-    try:
-        return who or getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return "command line"
-
-
-def _as_dict(letter: DeadLetter) -> dict[str, object]:
-    return {**asdict(letter), "payload": letter.payload.decode("utf-8", "backslashreplace")}
+def _wanted(
+    state: list[LetterState] | None,
+    kind: str | None,
+    user_id: int | None,
+    request_ids: list[str] | None,
+    reason: str | None,
+    since: str | None,
+    before: str | None,
+) -> LetterFilter:
+    """The filter that the options are; empty if none was given."""
+    now = datetime.now(UTC)
+    wanted = LetterFilter()
+    if state:
+        wanted["states"] = state
+    if kind is not None:
+        wanted["kind"] = kind
+    if user_id is not None:
+        wanted["user_id"] = user_id
+    if request_ids:
+        wanted["request_ids"] = request_ids
+    if reason is not None:
+        wanted["reason"] = reason
+    if since is not None:
+        wanted["since"] = check_moment("--since", since, now=now)
+    if before is not None:
+        wanted["before"] = check_moment("--before", before, now=now)
+    return wanted
 
 
 @app.command("list")
 def list_letters(
-    state: Annotated[list[LetterState] | None, typer.Option(help="May be given several times.")] = None,
-    kind: Annotated[str | None, typer.Option(help="consume, refund, release or conflict.")] = None,
-    user_id: Annotated[int | None, typer.Option("--user", help="Only this user's.")] = None,
-    request_id: Annotated[str | None, typer.Option("--request", help="Only this request's.")] = None,
+    state: State = None,
+    kind: Kind = None,
+    user_id: User = None,
+    request_ids: Requests = None,
+    reason: Reason = None,
+    since: Since = None,
+    before: Before = None,
+    everything: Annotated[bool, typer.Option("--all", help="Booked and discarded ones, too.")] = False,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, newest first; without --state those that are open (retrying, failed)."""
-    states = state or [LetterState.RETRYING, LetterState.FAILED]
-    rows = runtime().ledger.dead_letters(states=states, kind=kind, user_id=user_id, request_id=request_id, limit=limit)
+    """List dead letters, newest first; without --state or --all those that are open (retrying, failed)."""
+    wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
+    if not everything:
+        wanted["states"] = wanted.get("states") or OPEN
+    rows = runtime().ledger.dead_letters(limit=limit + 1, **wanted)
+    more, rows = len(rows) > limit, rows[:limit]
     if as_json:
-        print_json([_as_dict(row) for row in rows])
+        print_json([words.as_dict(row) for row in rows])
         return
     if not rows:
         console.print("No dead letters.")
         return
-    console.print(
-        table(
-            *("no", "kind", "request", "user", "state", "tries", "reason", "error"),
-            rows=[(r.id, r.kind, r.request_id, r.user_id, r.state, r.attempts, r.reason, r.error) for r in rows],
-            right="no user tries",
-        )
-    )
+    words.print_letters(rows, runtime().settings.max_attempts)
+    if more:
+        console.print(f"Only the newest {limit} are shown; --limit shows more.")
 
 
 @app.command()
 def show(number: Annotated[int, typer.Argument(show_default=False)], as_json: AsJson = False) -> None:
-    """Everything known about one dead letter, its payload included."""
+    """Everything about one: what it is, what happened, what a retry would do now, and what you can do."""
+    r = runtime()
     letter = _get(number)
+    history = r.ledger.dead_letter_history(number)
+    would, unknown = None, ""
+    try:
+        would = r.run(rehearse.rehearse(number, commands=r.commands))
+    except Unavailable as exc:
+        unknown = exc.message
     if as_json:
-        print_json(_as_dict(letter))
+        retry_now = {"would": "unknown", "says": unknown} if would is None else would.as_dict()
+        print_json(
+            {**words.as_dict(letter), "history": [words.event_as_dict(e) for e in history], "retry_now": retry_now}
+        )
         return
-    console.print(facts([(name.replace("_", " "), value) for name, value in _as_dict(letter).items()]))
-    if letter.state in (LetterState.FAILED, LetterState.RETRYING):
-        console.print(f"\n{command()} dead-letters retry {number}     try to book it now")
-        console.print(f"{command()} dead-letters discard {number} --why '…'   decide that it stays unbooked")
+    say(f"Dead letter {number}: {words.headline(letter)}")
+    say(words.sentence(letter, r.settings.max_attempts))
+    say("\nWhat happened", style="bold")
+    console.print(words.history_table(history))
+    if letter.open:
+        say("\nA retry now", style="bold")
+        say(would.says if would else f"could not be told: {unknown}")
+    say("\nWhat you can do", style="bold")
+    lines = words.next_commands(letter, would)
+    wide = max(len(line) for line, _ in lines)
+    for line, meaning in lines:
+        say(f"  {line:{wide}}  # {meaning}")
+    say(f"\nPayload ({len(letter.payload):,} bytes)", style="bold")
+    say(words.payload_words(letter))
 
 
 @app.command()
 def retry(
-    numbers: Annotated[list[int] | None, typer.Argument(help="Numbers of dead letters.", show_default=False)] = None,
-    kind: Annotated[str | None, typer.Option(help="All open ones of this kind.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All open ones.")] = False,
-    limit: Limit = 100,
+    numbers: Numbers = None,
+    state: State = None,
+    kind: Kind = None,
+    user_id: User = None,
+    request_ids: Requests = None,
+    reason: Reason = None,
+    since: Since = None,
+    before: Before = None,
+    everything: Everything = False,
+    limit: AtMost = None,
+    dry_run: DryRun = False,
     who: Who = None,
+    why: Annotated[str, typer.Option(help="Kept with it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Try to book dead letters now, in this process. Booking twice is impossible: the ledger's keys see to that."""
-    if not numbers and not kind and not everything:
-        raise typer.BadParameter("Give numbers, or --kind, or --all.")
-    r = runtime()
-    chosen = numbers or [
-        row.id
-        for row in r.ledger.dead_letters(states=[LetterState.RETRYING, LetterState.FAILED], kind=kind, limit=limit)
-    ]
-    results: list[dict[str, object]] = []
-    for number in chosen:
-        try:
-            done = r.run(retrying.attempt(number, who=_me(who), commands=r.commands, settings=r.settings))
-            results.append(done.as_dict())
-        except BillingError as exc:
-            results.append(
-                {"dead_letter": number, "request_id": exc.request_id, "outcome": exc.code, "error": exc.message}
-            )
-    if as_json:
-        print_json(results)
+    """Try to book dead letters now, in this process. Booking twice is impossible: the ledger's keys see to that.
+
+    What is refused for ever (a conflict, an unknown user ...) is left out, unless you ask by number or --reason.
+    Exit 1 if something is still open.
+    """
+    r, decider = runtime(), me(who)
+    wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
+    chosen = _choose(numbers, wanted, everything, limit, for_retry=True)
+
+    def one(number: int) -> Result:
+        flow = retrying.attempt(number, who=decider, why=why, commands=r.commands, settings=r.settings)
+        return Result.attempted(r.run(flow))
+
+    def broke(number: int, error: str) -> None:
+        r.run(retrying.broke(number, error, who=decider, settings=r.settings))
+
+    if dry_run:
+        _rehearse(chosen, as_json)
     else:
-        for result in results:
-            console.print(f"{result['dead_letter']}: {result['outcome']}  {result.get('error', '')}".rstrip())
-        if not results:
-            console.print("No open dead letters.")
-    if any("error" in result for result in results):
-        raise typer.Exit(1)
+        summary(Bulk(chosen, wording=RETRY, get=_get, broke=broke).run(one), chosen, RETRY, as_json=as_json)
 
 
 @app.command()
 def discard(
-    numbers: Numbers,
-    why: Annotated[str, typer.Option(help="Kept with the row; somebody will ask.", show_default=False)],
+    why: Annotated[str, typer.Option(help="Kept with it; somebody will ask.", show_default=False)],
+    numbers: Numbers = None,
+    state: State = None,
+    kind: Kind = None,
+    user_id: User = None,
+    request_ids: Requests = None,
+    reason: Reason = None,
+    since: Since = None,
+    before: Before = None,
+    everything: Everything = False,
+    limit: AtMost = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     who: Who = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide that dead letters stay unbooked. The rows are kept."""
-    for number in numbers:
+    """Decide that dead letters stay unbooked. They are kept, and can be reopened. Exit 1 if one was not discarded.
+
+    By filter or --all it asks first. --dry-run says which, and what a retry would do with them instead.
+    """
+    r, decider = runtime(), me(who)
+    wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
+    chosen = _choose(numbers, wanted, everything, limit, for_retry=False)
+    if not why.strip():
+        raise typer.BadParameter("Say --why: somebody will ask.")
+    if dry_run:
+        _rehearse(chosen, as_json)
+        return
+    if not numbers and chosen.numbers and not yes:
+        _confirm(chosen)
+
+    def one(number: int) -> Result:
         letter = _get(number)
-        if letter.state == LetterState.RESOLVED:
-            raise InvalidRequest(
-                f"Dead letter {number} was booked by {letter.handled_by or 'a retry'}; it can't be discarded."
-            )
-        done = runtime().ledger.mark_dead_letter(
-            number, LetterState.DISCARDED, who=_me(who), why=why, open_only=letter.state != LetterState.DISCARDED
-        )
-        if done is None:
-            raise InvalidRequest(f"Dead letter {number} was booked in this very moment; it can't be discarded.")
-    if as_json:
-        print_json({"discarded": numbers})
-    else:
-        err.print(f"Discarded: {', '.join(map(str, numbers))}.")
+        now = r.run(decide.discard(number, who=decider, why=why))
+        if now:
+            return Result(number, letter.request_id, "discarded", "discarded, stays unbooked", open=False)
+        return Result(number, letter.request_id, "already discarded", "had been discarded before", open=False)
+
+    summary(Bulk(chosen, wording=DISCARD, get=_get).run(one), chosen, DISCARD, as_json=as_json)
+
+
+@app.command()
+def reopen(
+    numbers: Annotated[list[int], typer.Argument(help="Numbers of dead letters.", show_default=False)],
+    why: Annotated[str, typer.Option(help="Kept with it.", show_default=False)],
+    who: Who = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the decision to discard back: the letter waits for a person again, and can be retried."""
+    r, decider = runtime(), me(who)
+    chosen = choosing.Chosen(numbers, more=False, left_out={})
+
+    def one(number: int) -> Result:
+        letter = _get(number)
+        r.run(decide.reopen(number, who=decider, why=why))
+        says = f"reopened; {command()} dead-letters retry {number} tries it again"
+        return Result(number, letter.request_id, "reopened", says, open=False)
+
+    summary(Bulk(chosen, wording=REOPEN, get=_get).run(one), chosen, REOPEN, as_json=as_json)
+
+
+def _choose(
+    numbers: list[int] | None, wanted: LetterFilter, everything: bool, limit: int | None, *, for_retry: bool
+) -> choosing.Chosen:
+    """What the arguments name: numbers as they are, else the open letters that match."""
+    if numbers and (wanted or everything):
+        raise typer.BadParameter("Give numbers, or filters, not both.")
+    if numbers:
+        return choosing.Chosen(list(dict.fromkeys(numbers)), more=False, left_out={})
+    if not wanted and not everything:
+        raise typer.BadParameter("Say which: numbers, filters like --kind or --reason, or --all.")
+    closed = set(wanted.get("states") or ()) - set(OPEN)
+    if closed:
+        raise typer.BadParameter(f"Nothing to do for letters that are {' or '.join(sorted(closed))}.")
+    wanted["states"] = wanted.get("states") or OPEN
+    leave_out = choosing.but_not(wanted) if for_retry else ()
+    return runtime().run(choosing.choose(wanted, limit=limit, leave_out=leave_out))
+
+
+def _rehearse(chosen: choosing.Chosen, as_json: bool) -> None:
+    r = runtime()
+    bulk = Bulk(chosen, wording=REHEARSE, get=_get)
+    found = bulk.run(lambda number: Result.rehearsed(r.run(rehearse.rehearse(number, commands=r.commands))))
+    summary(found, chosen, REHEARSE, as_json=as_json)
+
+
+def _confirm(chosen: choosing.Chosen) -> None:
+    """Ask on a terminal; anywhere else --yes is the answer."""
+    ledger, numbers = runtime().ledger, chosen.numbers
+    reasons = ledger.count_reasons(numbers=numbers[:10_000])
+    named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"This discards {len(numbers):,} dead letters ({named}); say --yes.")
+    typer.confirm(f"Discard {len(numbers):,} dead letters ({named})?", abort=True, err=True)
 
 
 def _get(number: int) -> DeadLetter:

@@ -1,4 +1,4 @@
-"""status, verify, migrate, log: what an operator looks at."""
+"""status, verify, reconcile, migrate, log: what an operator looks at."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from billing_tasks.cli import incidents as telling
 from billing_tasks.cli.options import AsJson, Limit
-from billing_tasks.cli.show import console, err, facts, print_json, table
+from billing_tasks.cli.show import command, console, err, facts, print_json, table
 from billing_tasks.errors import BillingError
+from billing_tasks.flows import reconcile as reconciling
 from billing_tasks.flows import verify as verifying
 from billing_tasks.flows.watch import Watched, watch
 from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.ledger.rows import Incident
 from billing_tasks.runtime import runtime
 from billing_tasks.settings import redact
 
@@ -22,6 +25,7 @@ def status(as_json: AsJson = False) -> None:
     """Backlog and its age, open holds, dead letters, workers. Exit 1 if a server is away."""
     r = runtime()
     seen: dict[str, Any] = {}
+    incidents: list[Incident] = []
     problems: list[str] = []
     try:
         seen["redis"] = asdict(r.run(watch(commands=r.commands)))
@@ -29,19 +33,20 @@ def status(as_json: AsJson = False) -> None:
         problems.append(exc.message)
     try:
         seen["dead_letters"] = {state.value: count for state, count in r.ledger.count_dead_letters().items()}
-        seen["incidents"] = [asdict(incident) for incident in r.ledger.incidents(limit=50)]
+        incidents = r.ledger.incidents(limit=200)
+        seen["incidents"] = [asdict(incident) for incident in incidents]
     except BillingError as exc:
         problems.append(exc.message)
     seen["workers"] = r.doorbell.workers()
     if as_json:
         print_json({**seen, "problems": problems})
     else:
-        _show_status(seen, problems)
+        _show_status(seen, incidents, problems)
     if problems:
         raise typer.Exit(1)
 
 
-def _show_status(seen: dict[str, Any], problems: list[str]) -> None:
+def _show_status(seen: dict[str, Any], incidents: list[Incident], problems: list[str]) -> None:
     settings = runtime().settings
     lines: list[tuple[str, object]] = [
         ("Redis", redact(settings.cache_url)),
@@ -56,34 +61,19 @@ def _show_status(seen: dict[str, Any], problems: list[str]) -> None:
         counts = seen["dead_letters"]
         lines += [
             ("dead letters", f"{counts['failed']} wait for a person, {counts['retrying']} are retried by themselves"),
-            ("incidents", _incidents(seen["incidents"])),
+            ("incidents", telling.counted(incidents)),
         ]
     workers = seen["workers"]
     lines.append(("workers", ", ".join(workers) if workers else "none answered"))
     console.print(facts(lines))
-    for incident in filter(_lost, seen.get("incidents", [])):
-        console.print(
-            f"  incident {incident['id']}: {incident['kind']} in shard {incident['shard']}, "
-            f"at most {incident['events_bound']} events, {incident['noticed_at']:%Y-%m-%d %H:%M}"
-        )
+    for sentence in telling.told([one for one in incidents if telling.worth_a_look(one)]):
+        console.print(f"  {sentence}", soft_wrap=True)
     for problem in problems:
         err.print(problem, style="red", soft_wrap=True)
 
 
-def _lost(incident: dict[str, Any]) -> bool:
-    """True if events may be missing; a restart of Redis that lost nothing is noted too."""
-    return bool(incident["kind"] != "new_epoch" or incident["events_bound"])
-
-
-def _incidents(incidents: list[dict[str, Any]]) -> str:
-    lost = sum(map(_lost, incidents))
-    if not incidents:
-        return "none"
-    return f"{lost} with events that may be missing" if lost else "restarts of Redis, nothing missing"
-
-
 def verify(as_json: AsJson = False) -> None:
-    """Check guarantees 1 to 5 over Redis and PostgreSQL. Exit 1 and a table of what is off, if anything is."""
+    """Check the guarantees over Redis and PostgreSQL. Exit 1 and a table of what is off, if anything is."""
     r = runtime()
     began = time.monotonic()
     report = verifying.check(holds=r.holds, ledger=r.ledger)
@@ -104,6 +94,7 @@ def show_report(report: verifying.Report, seconds: float) -> None:
             rows=[
                 ("BROKEN" if number in broken else "ok", f"{number}. {text}", report.checked.get(number, ""))
                 for number, text in verifying.GUARANTEES.items()
+                if number in report.checked
             ],
         )
     )
@@ -118,6 +109,35 @@ def show_report(report: verifying.Report, seconds: float) -> None:
         console.print(f"{len(report.findings)} findings. The runbook says what each means.")
     waiting = f"; {report.backlog:,} events and {report.open_holds:,} open holds on their way" if report.backlog else ""
     console.print(f"{'All guarantees hold' if report.ok else 'Guarantees are broken'} ({seconds:.1f} s){waiting}.")
+
+
+def reconcile(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make the repairs; without it they are only listed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare Redis with PostgreSQL and the ledger with its sums; repair what is safe, which is Redis.
+
+    The ledger is never touched. Exit 1 if something is off that a person has to look at, or was not repaired.
+    """
+    r = runtime()
+    began = time.monotonic()
+    report = verifying.check(holds=r.holds, ledger=r.ledger)
+    wanted = list(dict.fromkeys(found.repair for found in report.findings if found.repair is not None))
+    made = r.run(reconciling.repair(wanted, commands=r.commands, settings=r.settings)) if repair else []
+    after = verifying.check(holds=r.holds, ledger=r.ledger) if made else report
+    if as_json:
+        said = {"repairs": [str(one) for one in wanted], "repaired": [str(one) for one in made]}
+        print_json({**after.as_dict(), **said})
+    else:
+        show_report(after, time.monotonic() - began)
+        for one in wanted:
+            console.print(f"{'repaired' if one in made else 'to repair'}: {one}")
+        if wanted and not repair:
+            console.print(f"{command()} reconcile --repair   makes these repairs; all of them are in Redis")
+    if not after.ok:
+        raise typer.Exit(1)
 
 
 def migrate(as_json: AsJson = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import Annotated
 
 import typer
@@ -10,3 +11,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 UserId = Annotated[int, typer.Argument(help="The user's id.", show_default=False)]
 TokenId = Annotated[int, typer.Argument(help="The token's id.", show_default=False)]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many rows at most.")]
+Who = Annotated[str | None, typer.Option(help="Who decides; kept with it. Default: the user logged in.")]
+
+
+def me(who: str | None) -> str:
+    """Who decides: as --who says, else the user logged in."""
+    try:
+        return who or getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "command line"
