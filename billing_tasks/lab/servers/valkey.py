@@ -36,13 +36,16 @@ DURABLE = {
 
 
 class EmbeddedValkey(Supervised):
-    """Valkey with its append-only file in an open state folder."""
+    """Valkey with its append-only file in an open state folder. `keeps=False`: it starts empty, as a broker may."""
 
-    def __init__(self, state: StateFolder, *, appendfsync: Fsync = "always") -> None:
-        super().__init__(NAME, log_file=state.log_file(NAME), pid_file=state.pid_file(NAME))
-        self._data = state.folder(NAME)
+    def __init__(
+        self, state: StateFolder, *, name: str = NAME, appendfsync: Fsync = "always", keeps: bool = True
+    ) -> None:
+        super().__init__(name, log_file=state.log_file(name), pid_file=state.pid_file(name))
+        self._data = state.folder(name)
         self._appendfsync = appendfsync
-        self._sockets = SocketFolder(state, NAME, owner=None, sockets=(SOCKET,))
+        self._keeps = keeps
+        self._sockets = SocketFolder(state, name, owner=None, sockets=(SOCKET,))
 
     @property
     def url(self) -> str:
@@ -55,6 +58,7 @@ class EmbeddedValkey(Supervised):
         settings = {
             **DURABLE,
             "appendfsync": self._appendfsync,
+            **({} if self._keeps else {"appendonly": "no"}),
             "port": "0",
             "unixsocket": str(folder / SOCKET),
             "unixsocketperm": "700",
