@@ -1,0 +1,330 @@
+"""The guards: where each one is, what it reads like, and what is left when it is gone.
+
+A change of the product that moves one of these lines breaks `make mutants` with the line that is missing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Cut(NamedTuple):
+    """`old` must be there exactly once. where: lua:<script> (lua:* each that has it), sql:<file>, py:<module>"""
+
+    where: str
+    old: str
+    new: str = ""
+
+
+Guard = tuple[str, str, tuple[Cut, ...], str]
+
+
+def _guard(name: str, without: str, *cuts: Cut, survives: str = "") -> Guard:
+    return name, without, cuts, survives
+
+
+_SETTLE = "py:billing_tasks.flows.settle"
+
+LUA: list[Guard] = [
+    _guard(
+        "load: version",
+        "an older row never replaces a newer copy",
+        Cut("lua:load", "if comparable and tonumber(known[1]) > tonumber(version) then return {'OLDER'} end"),
+    ),
+    _guard(
+        "load: epoch",
+        "a row read in another life is not loaded",
+        Cut("lua:load", "if fence(meta) ~= epoch then return {'OTHER_EPOCH'} end", "epoch = fence(meta)"),
+    ),
+    _guard(
+        "load: too late",
+        "a row read long ago is not loaded",
+        Cut("lua:load", "if now_ms - began_ms > 5000 then return {'TOO_LATE'} end"),
+    ),
+    _guard(
+        "reserve: epoch",
+        "a copy of an older life is not used",
+        Cut("lua:reserve", "if u[6] ~= epoch or t[6] ~= epoch then", "if not u[6] or not t[6] then"),
+    ),
+    _guard(
+        "fence: run_id",
+        "run_id is compared",
+        Cut("lua:*", "if known_run_id == run_id then return epoch end", "if known_run_id then return epoch end"),
+    ),
+    _guard(
+        "reserve: check of the user",
+        "the user's available quota is checked",
+        Cut(
+            "lua:reserve",
+            "if available < wanted then return answer('INSUFFICIENT_USER_QUOTA', available, user_age) end",
+        ),
+    ),
+    _guard(
+        "reserve: unposted",
+        "usage that is not booked yet counts",
+        Cut(
+            "lua:reserve",
+            "local available = tonumber(u[1]) - user_held - user_unposted\nif available < wanted",
+            "local available = tonumber(u[1]) - user_held\nif available < wanted",
+        ),
+    ),
+    _guard(
+        "reserve: a busy copy stays",
+        "an account with a hold does not expire",
+        Cut("lua:reserve", "if user_held + user_unposted == 0 then redis.call('PERSIST', user) end"),
+    ),
+    _guard(
+        "consume: a busy copy stays",
+        "an account with usage does not expire",
+        Cut("lua:consume", "  redis.call('PERSIST', user)\n"),
+    ),
+    _guard(
+        "consume: tombstone",
+        "a consume that is repeated is not filed again",
+        Cut(
+            "lua:consume",
+            "if state == 'consumed' and held_fingerprint == fingerprint then return {'ALREADY_CONSUMED', 0, 0} end",
+        ),
+        Cut("lua:consume", "if state == 'consumed' or (state and", "if (state and"),
+    ),
+    _guard(
+        "release: tombstone",
+        "a hold is given back once",
+        Cut("lua:release", "if state ~= 'held' then return {'ALREADY_RELEASED', 0, 0} end"),
+    ),
+    _guard(
+        "expire: due",
+        "only what is due expires",
+        Cut("lua:expire", "if expires_at and tonumber(expires_at) > now_ms then return {'NOT_DUE', 0, 0} end"),
+    ),
+    _guard(
+        "expire: weight",
+        "expired quota waits for its booked release",
+        Cut("lua:expire", "held, held, payload", "held, '0', payload"),
+    ),
+    _guard(
+        "settled: version",
+        "an older row never replaces a newer copy",
+        Cut(
+            "lua:settled",
+            "elseif (known[2] ~= epoch and known[3] ~= epoch) or known_version <= tonumber(version) then",
+            "else",
+        ),
+    ),
+    _guard(
+        "settled: floor",
+        "rows of another life say what is too old to load",
+        Cut("lua:settled", "if not trusted or known_version < tonumber(version) then", "if false then"),
+    ),
+    _guard(
+        "settled: epoch",
+        "rows read in another life are not a copy of this one",
+        Cut(
+            "lua:settled", "local same_epoch = current_epoch == epoch", "local same_epoch = true; epoch = current_epoch"
+        ),
+    ),
+    _guard(
+        "settled: removal",
+        "weight leaves with its event",
+        Cut("lua:settled", "elseif redis.call('XDEL', outbox, id) == 1 then", "else"),
+    ),
+    _guard(
+        "settled: weight from the caller",
+        "weight is the entry's own, if it is still there",
+        Cut(
+            "lua:settled",
+            "    gone = gone + 1",
+            "    gone = gone + 1\n"
+            "    local said = redis.call('HMGET', prefix .. 'said:' .. id, 'weight', 'user_id', 'token_id')\n"
+            "    local w, u, t = unpack(said)\n"
+            "    for _, account in ipairs(w and {prefix .. 'user:' .. u, prefix .. 'token:' .. t} or {}) do\n"
+            "      weights[account] = (weights[account] or 0) + tonumber(w)\n"
+            "    end",
+        ),
+        Cut(
+            "lua:settled",
+            "      removed = removed + 1\n",
+            "      removed = removed + 1\n"
+            "      redis.call('HSET', prefix .. 'said:' .. id,"
+            " 'weight', weight, 'user_id', f.user_id, 'token_id', f.token_id)\n",
+        ),
+    ),
+    _guard(
+        "leave: looks once more",
+        "a drainer leaves an empty outbox only",
+        Cut("lua:leave", "if redis.call('XLEN', outbox) > 0 then return {'NOT_EMPTY'} end"),
+    ),
+]
+
+_ALL_EVENTS = (
+    "(select user_id, sum(used_quota)::bigint as quota, count(*) as requests\n"
+    "              from entry where kind = 'consume' group by user_id)"
+)
+
+SQL: list[Guard] = [
+    _guard(
+        "post_batch: sums of inserted rows",
+        "only rows that were inserted are charged",
+        Cut(
+            "sql:post_batch",
+            _ALL_EVENTS,
+            "(select e.user_id, sum(e.quota)::bigint as quota, count(*) as requests\n"
+            "              from unnest(v_events) as e where e.kind = 'consume' group by e.user_id)",
+        ),
+    ),
+    _guard(
+        "post_batch: unique key",
+        "an entry's id is the request's",
+        Cut(
+            "sql:post_batch",
+            "select e.request_id, e.kind, e.request_id, e.user_id",
+            "select billing.new_entry_id(), e.kind, e.request_id, e.user_id",
+        ),
+    ),
+    _guard(
+        "post_batch: token's owner",
+        "nobody pays with another user's token",
+        Cut(
+            "sql:post_batch",
+            "where e.user_id = (select t.user_id from billing.tokens as t where t.id = e.token_id)\n          and",
+            "where",
+        ),
+    ),
+    _guard(
+        "post_batch: row locks",
+        "two batches of one user queue",
+        Cut("sql:post_batch", "perform from billing.users where id = any (v_user_ids) order by id for no key update;"),
+        Cut(
+            "sql:post_batch", "perform from billing.tokens where id = any (v_token_ids) order by id for no key update;"
+        ),
+    ),
+    _guard(
+        "post_batch: a hold that was used",
+        "a hold that was consumed is not released as well",
+        Cut("sql:post_batch", "and (e.kind = 'consume' or e.request_id <> all (v_used))"),
+    ),
+    _guard(
+        "post_batch: a hold that was given back",
+        "a hold that was released is not consumed as well",
+        Cut(
+            "sql:post_batch",
+            "case when e.request_id = any (v_given_back) then 0 else coalesce(e.held_quota, 0) end",
+            "coalesce(e.held_quota, 0)",
+        ),
+    ),
+    _guard(
+        "post_refund: row lock",
+        "two refunds of one charge queue",
+        Cut(
+            "sql:post_refund",
+            "perform from billing.users where id = v_event.user_id for no key update;",
+            "perform from billing.users where id = v_event.user_id;",
+        ),
+        Cut("sql:post_refund", "perform from billing.tokens where id = v_charge.token_id for no key update;"),
+    ),
+    _guard(
+        "post_refund: limit",
+        "refunds stay within the charge",
+        Cut("sql:post_refund", "if v_quota > v_left or v_left = 0 then", "if v_quota <= 0 then"),
+    ),
+    _guard(
+        "post_refund: refund_id",
+        "a refund_id is booked once",
+        Cut(
+            "sql:post_refund",
+            "select * into v_booked from billing.refunds where refund_id = p_event.refund_id;\n"
+            "    if not found then\n        select p_charge",
+            "v_entry_id := billing.new_entry_id(); p_event.refund_id := p_event.refund_id || v_entry_id;\n"
+            "    if true then\n        select p_charge",
+        ),
+    ),
+    _guard(
+        "edits elsewhere: version",
+        "another program's edit gets a version",
+        Cut(
+            "sql:guard_accounts",
+            "new.version := nextval('billing.versions');\n    perform billing.book_user_change(",
+            "perform billing.book_user_change(",
+        ),
+    ),
+    _guard(
+        "move_cursor: new epoch",
+        "an outbox that began anew is an incident",
+        Cut("sql:move_cursor", "        if found and not exists (", "        if false and not exists ("),
+    ),
+]
+
+FLOWS: list[Guard] = [
+    _guard(
+        "settle: dead letters first",
+        "a dead letter is kept before its event leaves the outbox",
+        Cut(
+            _SETTLE,
+            "    numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox\n"
+            "    yield from _settled(shard, entries, lease, batch, commands)\n",
+            "    yield from _settled(shard, entries, lease, batch, commands)\n"
+            "    numbers = yield from letters.keep(batch.refused)\n",
+        ),
+    ),
+    _guard(
+        "settle: copies with the removal",
+        "copies are written no later than their events leave",
+        Cut(_SETTLE, "entries=chunk, users=users, tokens=tokens,", "entries=chunk, users=[], tokens=[],"),
+        Cut(
+            _SETTLE,
+            "    removed = yield from ask_all(calls)\n",
+            "    removed = yield from ask_all(calls)\n"
+            "    from billing_tasks.flows.copies import push_copies\n"
+            "    yield from push_copies(\n"
+            "        lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=commands)\n",
+        ),
+    ),
+    _guard(
+        "settle: PostgreSQL first",
+        "events leave the outbox after they are booked",
+        Cut(
+            _SETTLE,
+            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n",
+            "    yield from _settled(shard, entries, lease, batch, commands)\n"
+            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n",
+        ),
+    ),
+    _guard(
+        "settle: refunds after charges",
+        "a batch's refunds are booked after its consumes",
+        Cut(
+            _SETTLE,
+            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n"
+            "    for _, event in refunds:  # after the batch's consumes: a refund's charge may be among them\n"
+            "        yield from _post_refund(event, batch)\n",
+            "    for _, event in refunds:\n"
+            "        yield from _post_refund(event, batch)\n"
+            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n",
+        ),
+        survives="a refund that comes too early becomes a dead letter, which is tried again",
+    ),
+    _guard(
+        "consume: booked at once without Redis",
+        "usage is booked when Redis does not answer",
+        Cut(
+            "py:billing_tasks.flows.consume",
+            "        return (yield from _post_directly(event, exc, commands.keys.shard_of(event.user_id)))",
+            "        return Receipt(event.request_id, event.quota)",
+        ),
+    ),
+    _guard(
+        "consume: a refusal is kept",
+        "what PostgreSQL refuses at once is kept as a dead letter",
+        Cut(
+            "py:billing_tasks.flows.refund",
+            "        if not outcome.booked:\n            yield from keep([of_outcome(event, outcome)])\n",
+        ),
+    ),
+    _guard(
+        "top up: once per id",
+        "an id that was booked is not booked again",
+        Cut("py:billing_tasks.ledger.top_ups", "    if claimed is not None:\n", "    if True:\n"),
+    ),
+]
+
+GUARDS = LUA + SQL + FLOWS

@@ -1,0 +1,97 @@
+"""Applies a mutant: the product without one guard, in this process's memory and in its own database."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from billing_tasks.holds import commands
+from billing_tasks.holds.scripts import Script
+from tests.simulator.guards import GUARDS, Cut
+from tests.simulator.world import World
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The product without one guard."""
+
+    name: str
+    without: str  # what is removed, in words
+    cuts: tuple[Cut, ...]
+    survives: str = ""  # why it is equivalent, if it is
+
+    @contextmanager
+    def applied(self, world: World) -> Iterator[None]:
+        """While the block lasts, in this process and in its database."""
+        by_place: dict[str, list[Cut]] = {}
+        for cut in self.cuts:
+            by_place.setdefault(cut.where, []).append(cut)
+        with ExitStack() as undo:
+            for where, cuts in by_place.items():
+                undo.enter_context(_applied(where, cuts, world))
+            yield
+
+
+@contextmanager
+def _applied(where: str, cuts: list[Cut], world: World) -> Iterator[None]:
+    kind, _, name = where.partition(":")
+    match kind:
+        case "lua":
+            with _mutated_scripts(None if name == "*" else name, cuts):
+                yield
+        case "sql":
+            text = (resources.files("billing_tasks.ledger") / "sql" / f"{name}.sql").read_text()
+            world.sql.execute(_cut(text, cuts).encode())
+            try:
+                yield
+            finally:
+                world.sql.execute(text.encode())
+        case _:
+            module = importlib.import_module(name)
+            text = inspect.getsource(module)
+            _run_in(module, _cut(text, cuts))
+            try:
+                yield
+            finally:
+                _run_in(module, text)
+
+
+def _cut(text: str, cuts: list[Cut]) -> str:
+    for cut in cuts:
+        if text.count(cut.old) != 1:
+            times = text.count(cut.old)
+            raise SystemExit(f"{cut.where} has {times} times, not once:\n{cut.old}\nThe mutant needs care.")
+        text = text.replace(cut.old, cut.new)
+    return text
+
+
+def _run_in(module: Any, source: str) -> None:
+    exec(compile(source, module.__file__, "exec"), module.__dict__)
+
+
+@contextmanager
+def _mutated_scripts(name: str | None, cuts: list[Cut]) -> Iterator[None]:
+    """`commands.call` looks scripts up by name; it finds the mutated one."""
+    before = commands.script
+
+    def mutated(wanted: str) -> Script:
+        found = before(wanted)
+        if wanted != name and (name is not None or cuts[0].old not in found.body):
+            return found
+        body = _cut(found.body, cuts)
+        return Script(wanted, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest())
+
+    commands.script = mutated  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        commands.script = before
+
+
+MUTANTS: dict[str, Mutant] = {name: Mutant(name, without, cuts, survives) for name, without, cuts, survives in GUARDS}

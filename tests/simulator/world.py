@@ -1,0 +1,209 @@
+"""The servers of one process, and the stores of the product over them. Emptied for every history."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from billing_tasks.accounts import Accounts
+from billing_tasks.gateway import Gateway
+from billing_tasks.holds.commands import Command, Pipeline
+from billing_tasks.lab.servers import embedded_servers
+from billing_tasks.ledger import upgrade
+from billing_tasks.runtime import Runtime
+from billing_tasks.settings import Settings
+from tests.simulator.books import Key
+from tests.simulator.stepping import Parked, SteppedDatabase
+from tests.simulator.watched import WatchedLedger
+
+SHARDS = 2
+BATCH = 3
+#: Nothing of ours may run out by itself while a history runs: time passes when the history says so.
+LONG_MS = 3_000_000
+#: A lock that is held is held by a parked transaction: waiting longer changes nothing.
+LOCK_SECONDS = 0.005
+
+#: user -> opening quota; token -> (owner, opening quota, unlimited). Users 1 and 3 share a shard.
+USERS = {1: 30, 2: 25, 3: 20}
+TOKENS = {1: (1, 25, False), 2: (1, 0, True), 3: (2, 40, False), 4: (3, 15, False)}
+
+_TABLES = (
+    *("users", "tokens", "channels", "channel_usage", "ledger_entries", "top_ups", "refunds"),
+    *("outbox_cursors", "incidents", "dead_letter_history", "dead_letters"),
+)
+_USERS = ", ".join(f"({user}, {quota})" for user, quota in USERS.items())
+_TOKENS = ", ".join(f"({token}, {user}, {quota}, {free})" for token, (user, quota, free) in TOKENS.items())
+_FILL = f"""
+    set session_replication_role = origin;
+    insert into billing.users (id, quota) values {_USERS};
+    insert into billing.tokens (id, user_id, remain_quota, unlimited_quota) values {_TOKENS}
+"""
+#: The ledger's own triggers refuse this, and rightly.
+_EMPTY = f"""
+    set session_replication_role = replica;
+    {"".join(f"delete from billing.{table};" for table in _TABLES)}
+    select setval('billing.versions', 1000), setval('billing.dead_letters_id_seq', 1, false);
+"""
+_TRUNCATE = f"""
+    set session_replication_role = replica;
+    truncate {", ".join(f"billing.{table}" for table in _TABLES)} restart identity cascade;
+"""
+_BLOCKING = "select distinct unnest(pg_blocking_pids(pid)) from pg_locks where not granted"
+#: The run_id of a server that is not there any more.
+ANOTHER_RUN = "0" * 40
+#: Deleted rows pile up, as autovacuum is off.
+_TRUNCATE_EVERY = 100
+
+
+@contextmanager
+def open_world() -> Iterator[World]:
+    """Servers of this process's own, for as long as the block; nothing stays."""
+    with (
+        tempfile.TemporaryDirectory(prefix="billing-simulator-", dir="/tmp") as place,
+        _own_environment(place),
+        embedded_servers(fast=True) as servers,
+    ):
+        upgrade(servers.database_url)
+        with psycopg.connect(servers.database_url, autocommit=True) as sql:
+            sql.execute("alter system set autovacuum = off")
+            sql.execute("select pg_reload_conf()")
+        with closing(World(servers.redis_url, servers.database_url)) as world:
+            yield world
+
+
+@contextmanager
+def _own_environment(place: str) -> Iterator[None]:
+    """As root, PostgreSQL's programs and data go below `place`; nobody's own BILLING_* decides anything."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("BILLING_")]:
+        del os.environ[name]
+    if os.geteuid() == 0:
+        Path(place).chmod(0o755)
+        os.environ["BILLING_LAB_PUBLIC_FOLDER"] = str(Path(place) / "lab")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class World:
+    """One process's servers. `ledger` gives up at a lock, `patient` queues for it."""
+
+    def __init__(self, redis_url: str, database_url: str) -> None:
+        self.settings = Settings(
+            redis_url=redis_url,
+            database_url=database_url,
+            shards=SHARDS,
+            batch_size=BATCH,
+            backlog_limit=24,
+            fresh_seconds=600,
+            refusal_fresh_seconds=30,
+            hold_ttl_seconds=LONG_MS // 1000,
+            tombstone_seconds=LONG_MS // 1000,
+            lease_ms=LONG_MS,
+            doorbell_ms=LONG_MS,
+            max_attempts=3,
+            database_connections=8,
+            lock_timeout_seconds=LOCK_SECONDS,
+            redis_timeout_seconds=10,
+        )
+        #: after the storm the order of things matters less than the time it takes
+        self.calm_settings = self.settings.model_copy(update={"batch_size": 100})
+        self.runtime = Runtime(self.settings)
+        self.runtime.ledger = self.ledger = WatchedLedger(SteppedDatabase(self.settings))
+        patient = self.settings.model_copy(update={"lock_timeout_seconds": 30.0, "statement_timeout_seconds": 60.0})
+        self.patient = WatchedLedger(SteppedDatabase(patient))
+        self.commands = self.runtime.commands
+        self.gateway = Gateway(self.settings, self.commands)
+        self.enqueueing = Gateway(self.settings.model_copy(update={"dispatch": "request"}), self.commands)
+        self.accounts = Accounts(self.runtime)
+        self.redis: Any = self.runtime.holds.client
+        self.sql = psycopg.connect(database_url, autocommit=True)
+        self._emptied = 0
+
+    def empty(self) -> None:
+        """As at the beginning of every history."""
+        self.redis.execute_command("FLUSHDB")
+        self._emptied += 1
+        emptying = _TRUNCATE if self._emptied % _TRUNCATE_EVERY == 1 else ""
+        self.sql.execute(emptying + _EMPTY + _FILL)
+
+    def opening_versions(self) -> list[tuple[Key, int]]:
+        """Of the accounts of a history that has just begun."""
+        rows = self.sql.execute("select 'user', id, version from billing.users union all"
+                                " select 'token', id, version from billing.tokens")  # fmt: skip
+        return [((which, account), version) for which, account, version in rows]
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.sql.close()
+        self.patient.dispose()
+        self.runtime.close()
+
+    # -- Redis --------------------------------------------------------------------------------------------
+
+    def send(self, command: Command[Any]) -> Any:
+        """One command."""
+        return self.runtime.holds.send(command)
+
+    def account_key(self, key: Key) -> str:
+        """Where the copy and the counters of a user or token are."""
+        which, account = key
+        keys = self.commands.keys
+        return keys.user(account) if which == "user" else keys.token(TOKENS[account][0], account)
+
+    def fields(self, keys: list[Key], *names: str) -> list[list[int | None]]:
+        """Fields of several accounts at one moment."""
+        words = [("HMGET", self.account_key(key), *names) for key in keys]
+        reads = tuple(Command(w, lambda reply: [None if v is None else int(v) for v in reply]) for w in words)
+        return self.runtime.holds.send_all(Pipeline(reads))
+
+    def version_in(self, key: Key) -> int | None:
+        """Of an account's copy."""
+        return self.fields([key], "version")[0][0]
+
+    def look(self, keys: list[Key]) -> list[dict[str, Any]]:
+        """Counters and copies; `loaded`: as reserve.lua would see it."""
+        names = ("held", "unposted", "balance", "version", "loaded_epoch", "loaded_at")
+        metas = [Command(("HMGET", self.commands.keys.meta(at), "epoch", "run_id"), list) for at in range(SHARDS)]
+        reads = [Command(("HMGET", self.account_key(key), *names), list) for key in keys]
+        now_ms, *replies = self.runtime.holds.send_all(Pipeline((self.commands.server_time(), *metas, *reads)))
+        seen = []
+        for key, reply in zip(keys, replies[SHARDS:], strict=True):
+            copy = dict(zip(names, [None if value is None else int(value) for value in reply], strict=True))
+            epoch, run_id = replies[(key[1] if key[0] == "user" else TOKENS[key[1]][0]) % SHARDS]
+            loaded = copy["loaded_epoch"] is not None and epoch is not None and run_id != ANOTHER_RUN.encode()
+            loaded = loaded and copy["loaded_epoch"] == int(epoch)
+            seen.append({**copy, "loaded": loaded, "age_ms": now_ms - (copy["loaded_at"] or 0)})
+        return seen
+
+    # -- PostgreSQL ---------------------------------------------------------------------------------------
+
+    def call_queueing(self, call: Callable[[Any], Any], parked: list[Parked], let_go: Callable[[Parked], None]) -> Any:
+        """A call of the ledger that waits for locks; whoever holds them is let go while it waits."""
+        outcome: list[Any] = []
+        thread = threading.Thread(target=_run, args=(call, self.patient, outcome))
+        thread.start()
+        while thread.is_alive():
+            for (blocking,) in self.sql.execute(_BLOCKING).fetchall():
+                for transaction in [t for t in parked if t.pid == blocking]:
+                    let_go(transaction)
+            thread.join(0.0005)
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+
+def _run(call: Callable[[Any], Any], ledger: WatchedLedger, outcome: list[Any]) -> None:
+    try:
+        outcome.append(call(ledger))
+    except BaseException as error:
+        outcome.append(error)
