@@ -1,0 +1,42 @@
+"""Hot: everything of one user, and everything over one channel, beside the same load spread out.
+
+Where each settlement is a transaction of its own, a hot row makes all of them wait
+for each other. Drained by one process, in turns.
+"""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.backlog import file_backlog, make_events, some_users
+from benchmarks.figures import PER_SECOND
+from benchmarks.ground import Ground
+from benchmarks.opponents import reference
+from benchmarks.session import Session
+
+
+def measure(session: Session) -> None:
+    """Drains of three backlogs of the same length; the reference with all its clients on one user."""
+    size = session.size
+    events = max(100, size.events // 4)
+    with session.ground() as ground:
+        reference.prepare(ground, size.users)
+        for number in session.rounds():
+            spread = some_users(events, size.users, seed=number)
+            note = session.book.add
+            note("hot.spread", "spread out", PER_SECOND, _rate(ground, spread, None))
+            note("hot.user", "one user", PER_SECOND, _rate(ground, [7] * events, None))
+            note("hot.channel", "one channel", PER_SECOND, _rate(ground, spread, 3))
+            for clients in size.clients:
+                bench = reference.run(ground, reference.SETTLE, users=1, clients=clients, seconds=size.seconds)
+                who = f"reference SQL, one user, {clients} clients"
+                note(f"hot.reference{clients}", who, PER_SECOND, bench.per_second)
+        reference.drop(ground)
+
+
+def _rate(ground: Ground, users: list[int], channel_id: int | None) -> float:
+    file_backlog(ground, make_events(ground, users, channel_id=channel_id))
+    ground.settle_down()
+    began = time.perf_counter()
+    ground.drain()
+    return len(users) / (time.perf_counter() - began)

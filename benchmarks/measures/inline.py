@@ -1,0 +1,163 @@
+"""Reserve and consume: what a gateway waits for, call by call, beside one write to Redis.
+
+From one caller and from 32 at once, from threads and from asyncio, with the
+append-only file synced always and every second. Accounts are warm, no worker runs,
+both sides take turns within a round. Beside it: the reference's reservation, which
+is four statements of PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeVar
+
+from benchmarks.backlog import consume_all, held_quota, hold_all, make_log, make_logs, some_users
+from benchmarks.clock import time_awaited, time_calls
+from benchmarks.figures import MS, Book, percentile
+from benchmarks.ground import Ground
+from benchmarks.opponents import one_write, reference
+from benchmarks.session import Session
+from billing_tasks.aio import AsyncBookkeeper
+from billing_tasks.consume_log import ConsumeLog
+from billing_tasks.reservation import Reservation
+
+Operation = Literal["reserve", "consume"]
+T = TypeVar("T")
+
+FSYNC = ("always", "everysec")
+WAYS = (("sync", 1), ("sync", 32), ("asyncio", 1), ("asyncio", 32))
+PERCENTILES = (50, 99)
+
+
+def measure_reserve(session: Session) -> None:
+    """pre_consume_quota beside one write, and beside the reference's four statements."""
+    with session.ground() as ground:
+        _measure(session, ground, "reserve")
+        session.tell("  the reference's reservation")
+        reference.prepare(ground, session.size.users)
+        for _ in session.rounds():
+            for clients in (1, 32):
+                bench = reference.run(
+                    ground,
+                    reference.RESERVE,
+                    users=session.size.users,
+                    clients=clients,
+                    seconds=session.size.seconds,
+                    with_latencies=True,
+                )
+                _note(session.book, f"reserve.reference{clients}", f"reference SQL, {clients}", bench.latencies_ms)
+        reference.drop(ground)
+
+
+def measure_consume(session: Session) -> None:
+    """consume beside one write."""
+    with session.ground() as ground:
+        _measure(session, ground, "consume")
+
+
+def _measure(session: Session, ground: Ground, operation: Operation) -> None:
+    for number in session.rounds():
+        for fsync in FSYNC:
+            with ground.appendfsync(fsync):
+                for place, (door, at_once) in enumerate(WAYS):
+                    seed = 1000 * number + 10 * place + FSYNC.index(fsync)
+                    users = some_users(session.size.calls, session.size.users, seed=seed)
+                    side = _Asyncio if door == "asyncio" else _Threads
+                    ours, limit = side(ground, operation, users, at_once, session.size.blocks).run()
+                    way = f"{operation}.{fsync}.{door}{at_once}"
+                    says = f"{door}, {at_once} at once, {fsync}"
+                    _note(session.book, f"{way}.ours", f"{operation}: {says}", [ns / 1e6 for ns in ours])
+                    _note(session.book, f"{way}.limit", f"one write: {says}", [ns / 1e6 for ns in limit])
+        ground.drain()
+
+
+def _note(book: Book, key: str, who: str, latencies_ms: Sequence[float]) -> None:
+    for percent in PERCENTILES:
+        book.add(f"{key}.p{percent}", f"{who}, p{percent}", MS, percentile(latencies_ms, percent))
+
+
+def in_blocks(items: Sequence[T], blocks: int) -> Iterator[Sequence[T]]:
+    """The items in so many parts of about the same size."""
+    size = -(-len(items) // blocks)
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
+class _Threads:
+    """One round of one way: timed calls of both sides in turns, and what makes them possible, untimed."""
+
+    def __init__(self, ground: Ground, operation: Operation, users: list[int], at_once: int, blocks: int) -> None:
+        self.ground, self.operation, self.at_once = ground, operation, at_once
+        self.blocks = list(in_blocks(users, blocks))
+        self.held = held_quota(ground)
+        self.made: list[Reservation] = []
+        self.first = (users * at_once)[: 4 * at_once]  # untimed: opens every connection
+        ground.warm(users)
+
+    def run(self) -> tuple[list[int], list[int]]:
+        """Nanoseconds of each call: ours, and the limit's."""
+        ours: list[int] = []
+        limit: list[int] = []
+        write = one_write.writer(self.ground)
+        time_calls(write, self.first, self.at_once)
+        time_calls(self._reserve, self.first, self.at_once)
+        time_calls(self.ground.bk.consume, self._used(), self.at_once)
+        for users in self.blocks:
+            limit += time_calls(write, users, self.at_once)
+            if self.operation == "reserve":
+                ours += time_calls(self._reserve, users, self.at_once)
+                self._use_up()
+            else:
+                ours += time_calls(self.ground.bk.consume, self._held(users), self.at_once)
+        return ours, limit
+
+    def _reserve(self, user: int) -> None:
+        self.made.append(
+            self.ground.bk.pre_consume_quota(self.held, user_id=user, token_id=user, price=self.ground.price)
+        )
+
+    def _held(self, users: Sequence[int]) -> list[ConsumeLog]:
+        logs = make_logs(self.ground, users)
+        hold_all(self.ground, [log.to_event() for log in logs])
+        return logs
+
+    def _used(self) -> list[ConsumeLog]:
+        """Logs of what was reserved since the last call."""
+        logs = [make_log(made, number) for number, made in enumerate(self.made)]
+        self.made.clear()
+        return logs
+
+    def _use_up(self) -> None:
+        consume_all(self.ground, [log.to_event() for log in self._used()])
+
+
+class _Asyncio(_Threads):
+    """The same through AsyncBookkeeper."""
+
+    def run(self) -> tuple[list[int], list[int]]:
+        return asyncio.run(self._run())
+
+    async def _run(self) -> tuple[list[int], list[int]]:
+        ours: list[int] = []
+        limit: list[int] = []
+        async with (
+            AsyncBookkeeper.from_settings(self.ground.settings) as bk,
+            one_write.async_writer(self.ground) as write,
+        ):
+
+            async def reserve(user: int) -> None:
+                self.made.append(
+                    await bk.pre_consume_quota(self.held, user_id=user, token_id=user, price=self.ground.price)
+                )
+
+            await time_awaited(write, self.first, self.at_once)
+            await time_awaited(reserve, self.first, self.at_once)
+            await time_awaited(bk.consume, self._used(), self.at_once)
+            for users in self.blocks:
+                limit += await time_awaited(write, users, self.at_once)
+                if self.operation == "reserve":
+                    ours += await time_awaited(reserve, users, self.at_once)
+                    self._use_up()
+                else:
+                    ours += await time_awaited(bk.consume, self._held(users), self.at_once)
+        return ours, limit

@@ -1,0 +1,51 @@
+"""Session: what every measure is handed: the servers, how much to measure, and the book to write into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.figures import Book
+from benchmarks.ground import Ground
+from benchmarks.people import populate
+from benchmarks.sizes import Size
+from billing_tasks.lab.servers import Servers
+
+
+@dataclass
+class Session:
+    """One run. `tell` hears a sentence whenever something begins."""
+
+    servers: Servers
+    size: Size
+    book: Book = field(default_factory=Book)
+    tell: Callable[[str], None] = lambda _sentence: None
+    findings: list[str] = field(default_factory=list)  # broken guarantees of the measure that runs
+
+    @contextmanager
+    def ground(
+        self,
+        name: str = "bench",
+        *,
+        users: int | None = None,
+        entries: int = 0,
+        servers: Servers | None = None,
+        **settings: Any,
+    ) -> Iterator[Ground]:
+        """A fresh ground with `users` accounts (the size's) and `entries` booked consumes. Checked at the end."""
+        ground = Ground(servers or self.servers, name, **settings)
+        try:
+            ground.empty()
+            populate(ground, self.size.users if users is None else users, entries=entries)
+            yield ground
+            self.findings += ground.verify()
+        finally:
+            ground.close()
+
+    def rounds(self) -> Iterator[int]:
+        """The rounds, each told."""
+        for number in range(self.size.rounds):
+            self.tell(f"  round {number + 1} of {self.size.rounds}")
+            yield number

@@ -1,0 +1,138 @@
+"""Targets: what the ratios should be. A target with several ways of looking is judged by the worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.figures import Book
+from benchmarks.measures.inline import FSYNC, WAYS
+from benchmarks.sizes import Size
+
+Direction = Literal["at most", "at least"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Ours over the best of theirs, or ours alone if there is nothing beside it."""
+
+    name: str
+    ours: str
+    theirs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`bound` is a ratio, or an amount in `unit`."""
+
+    what: str
+    direction: Direction
+    bound: float
+    ways: tuple[Way, ...]
+    unit: str = "x"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A target and what came of it."""
+
+    target: Target
+    figure: float  # of the worst way
+    worst: str
+    all_ways: tuple[tuple[str, float], ...]
+
+    @property
+    def reached(self) -> bool:
+        """True if even the worst way is within the bound."""
+        return _within(self.figure, self.target)
+
+
+def _within(figure: float, target: Target) -> bool:
+    return figure <= target.bound if target.direction == "at most" else figure >= target.bound
+
+
+def judge(targets: Iterable[Target], book: Book) -> list[Judged]:
+    """Every target whose figures were measured, at least one way of it."""
+    judged = []
+    for target in targets:
+        figures = tuple((way.name, figure) for way in target.ways if (figure := _figure(way, book)) is not None)
+        if figures:
+            pick = max if target.direction == "at most" else min
+            worst = pick(figures, key=lambda named: named[1])
+            judged.append(Judged(target, worst[1], worst[0], figures))
+    return judged
+
+
+def _figure(way: Way, book: Book) -> float | None:
+    if way.theirs:
+        ratio = book.ratio(way.ours, *way.theirs)
+        return None if ratio is None else ratio.median
+    series = book.get(way.ours)
+    if series is None:
+        return None
+    if series.counts:
+        return series.median
+    return float("inf") if series.unit.better == "lower" else 0.0
+
+
+def all_targets(size: Size) -> list[Target]:
+    """In the order in which they are printed."""
+    return [
+        *(inline("reserve", percent, bound) for percent, bound in ((50, 1.3), (99, 2.0))),
+        *(inline("consume", percent, bound) for percent, bound in ((50, 1.5), (99, 2.5))),
+        *drains(size),
+        *cycles(size),
+        Target("one hot user over spread out", "at least", 0.8, (Way("drain", "hot.user", ("hot.spread",)),)),
+        *growths(),
+        Target("light load, consume to posted, p99", "at most", 250, (Way("", "light.p99"),), "ms"),
+        Target("Redis memory per open hold", "at most", 350, (Way("", "memory.hold"),), "bytes"),
+        Target("Redis memory per queued event", "at most", 600, (Way("", "memory.event"),), "bytes"),
+    ]
+
+
+def inline(operation: str, percent: int, bound: float) -> Target:
+    """Every door, one caller and many, both ways of syncing."""
+    ways = tuple(
+        Way(
+            f"{door} {at_once} {fsync}",
+            f"{operation}.{fsync}.{door}{at_once}.ours.p{percent}",
+            (f"{operation}.{fsync}.{door}{at_once}.limit.p{percent}",),
+        )
+        for fsync in FSYNC
+        for door, at_once in WAYS
+    )
+    return Target(f"{operation} p{percent} over one write", "at most", bound, ways)
+
+
+def drains(size: Size) -> list[Target]:
+    """One worker against everything."""
+    reference = tuple(f"drain.reference{clients}" for clients in size.clients)
+    plain = ("drain.plain1", "drain.plain2")
+    return [
+        Target("drain, one worker over reference SQL", "at least", 10, (Way("", "drain.worker1", reference),)),
+        Target("drain, one worker over plain Celery", "at least", 20, (Way("", "drain.worker1", plain),)),
+        Target(
+            "drain, one worker over batched SQL alone", "at least", 0.6, (Way("", "drain.worker1", ("drain.raw",)),)
+        ),
+    ]
+
+
+def cycles(size: Size) -> list[Target]:
+    """The better of our ways against the best of theirs: each side is taken as it is best set up."""
+    reference = tuple(f"cycle.reference{clients}" for clients in size.clients)
+    plain = ("cycle.plain1", "cycle.plain2")
+    return [
+        Target("whole cycle over reference SQL", "at least", 2, (Way("", "cycle.ours1.always", reference),)),
+        Target("whole cycle over plain Celery", "at least", 8, (Way("", "cycle.ours1.always", plain),)),
+    ]
+
+
+def growths() -> list[Target]:
+    """Against few users without history, and a new month against the current one."""
+    grown = tuple(Way(name, f"growth.{name}.drain", ("growth.few.drain",)) for name in ("people", "history", "large"))
+    month = (Way("", "growth.month.new", ("growth.month.current",)),)
+    return [
+        Target("drain with many users and entries over few", "at least", 0.8, grown),
+        Target("drain into a new month over the current one", "at least", 0.8, month),
+    ]
