@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: help demo up test test-fast check format venv clean
+.PHONY: help demo up chaos test simulate mutants faults test-fast bench check format venv clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,30 @@ demo: $(STAMP) ## The main job: 2,000 LLM requests priced, reserved, settled and
 up: $(STAMP) ## Start PostgreSQL, Valkey, worker, beat and Flower; Ctrl-C stops them (UP_ARGS=...)
 	@$(VENV)/bin/billing-tasks up $(UP_ARGS)
 
+MINUTES ?= 20
+chaos: $(STAMP) ## Shoot at the whole stack under traffic for 20 minutes (MINUTES=2 CHAOS_ARGS='--seed 7')
+	@$(VENV)/bin/billing-tasks chaos --minutes $(MINUTES) $(CHAOS_ARGS)
+
 test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_ARGS='-k reserve')
 	@$(PY) -m pytest $(TEST_ARGS)
 
+SEEDS ?= 1000
+FIRST_SEED ?= 1
+PROCESSES ?= 2
+simulate: $(STAMP) ## Seeded interleavings of everybody, against an oracle (SEEDS=20000 FIRST_SEED=7 PROCESSES=2)
+	@$(PY) -m tests.simulator --seeds $(SEEDS) --first-seed $(FIRST_SEED) --processes $(PROCESSES) $(SIMULATE_ARGS)
+
+mutants: $(STAMP) ## Remove each guard of the product once: does the simulator notice? (MUTANTS_ARGS='--seeds 100')
+	@$(PY) -m tests.simulator.mutants $(MUTANTS_ARGS)
+
+faults: $(STAMP) ## Servers broken, hostile input, bugs of other gateways; the long forms, too
+	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/peers $(TEST_ARGS)
+
 test-fast: $(STAMP) ## The tests that need no server
 	@$(PY) -m pytest tests/unit tests/tidy $(TEST_ARGS)
+
+bench: $(STAMP) ## Measure beside what people would use instead (QUICK=1: under 2 minutes; BENCH_ARGS='--only drain')
+	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 check: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(VENV)/bin/ruff check .

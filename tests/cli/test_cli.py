@@ -151,7 +151,7 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(run: Run, billing: 
     second, first = (letter["id"] for letter in as_json(run("dead-letters", "list", "--json")))
     assert "no_charge" in run("dead-letters", "list", "--kind", "refund").output
     assert f"dead-letters retry {first}" in run("dead-letters", "show", first).output
-    assert "charge_not_found" in run("dead-letters", "retry", first, status=1).output
+    assert "still refused, no_charge" in run("dead-letters", "retry", first, status=1).output
 
     run("dead-letters", "discard", second, "--why", "asked for twice", "--who", "ann")
     shown = as_json(run("dead-letters", "show", second, "--json"))
@@ -162,8 +162,8 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(run: Run, billing: 
 
     billing.bk.consume(ConsumeLog(**log))
     billing.settle()
-    assert "posted" in run("dead-letters", "retry", "--all", "--who", "ann").output
-    assert "already resolved" in run("dead-letters", "retry", first).output
+    assert "booked now" in run("dead-letters", "retry", "--all", "--who", "ann").output
+    assert "had been booked before, nothing charged again" in run("dead-letters", "retry", first).output
     assert "No dead letters." in run("dead-letters", "list").output
     assert billing.accounts.user(payer[0]).used_quota == 40
 

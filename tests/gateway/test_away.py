@@ -77,6 +77,23 @@ def test_asyncio_gets_the_same_errors(billing: Billing) -> None:
     assert billing.accounts.user(payer[0]).used_quota == 40
 
 
+def test_usage_booked_while_redis_was_away_is_not_spent_again_when_its_hold_expires(billing: Billing) -> None:
+    """The copy in Redis still has the old balance then; only what the hold set aside stands between."""
+    payer = billing.payer(100)
+    reservation = billing.reserve(payer, 100)
+    with without(billing, redis=True) as bk:
+        assert bk.consume(reservation.log(channel_id=CHANNEL, quota=100)).posted
+    keys = billing.runtime.commands.keys
+    billing.redis("ZADD", keys.due(keys.shard_of(payer[0])), 1, reservation.request_id)
+    assert billing.expire() == 1
+    with pytest.raises(errors.InsufficientUserQuota):
+        billing.reserve(payer, 100)
+    billing.settle()
+    with pytest.raises(errors.InsufficientUserQuota):
+        billing.reserve(payer, 1)
+    assert billing.accounts.user(payer[0]).quota == 0
+
+
 def test_without_redis_usage_is_booked_straight_into_postgresql_once(billing: Billing) -> None:
     payer = billing.payer()
     reservation = billing.reserve(payer, 100)

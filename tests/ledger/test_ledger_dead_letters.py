@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
+import psycopg
 import pytest
 
 from billing_tasks.ids import new_request_id
-from billing_tasks.ledger import LetterState
+from billing_tasks.ledger import LetterState, upgrade
 
 RETRYING, FAILED, RESOLVED, DISCARDED = LetterState
 
@@ -61,7 +64,7 @@ def test_without_a_fingerprint_the_payload_decides(add):
 def test_garbage_from_outside_is_kept_and_found(ledger, add, kind, garbage):
     letter, _ = add(request_id=garbage, error=garbage, user_id=2**100)
 
-    assert ledger.dead_letters(kind=kind, request_id=garbage) == [letter]
+    assert ledger.dead_letters(kind=kind, request_ids=[garbage]) == [letter]
     assert letter.user_id is None
 
 
@@ -72,6 +75,75 @@ def test_filters_narrow_the_list_newest_first(ledger, add, kind):
     assert ledger.dead_letters(kind=kind, states=[FAILED]) == [b]
     assert ledger.dead_letters(kind=kind, user_id=8) == [c]
     assert ledger.dead_letters(kind=kind, limit=1, before_id=c.id) == [b]
+
+
+def test_letters_are_found_by_number_reason_and_the_time_they_were_kept(ledger, add, kind):
+    a, b = add("a")[0], add("b", reason="no_charge")[0]
+
+    assert ledger.dead_letters(kind=kind, numbers=[a.id]) == [a]
+    assert ledger.dead_letters(kind=kind, reason="no_charge") == [b]
+    assert ledger.dead_letters(kind=kind, since=b.first_seen) == [b]
+    assert ledger.dead_letters(kind=kind, before=b.first_seen) == [a]
+    assert ledger.dead_letter_numbers(kind=kind) == [a.id, b.id]
+    assert ledger.dead_letter_numbers(kind=kind, but_not=["no_charge"]) == [a.id]
+    assert ledger.count_reasons(kind=kind) == {"no_charge": 1, "unknown_user": 1}
+
+
+def test_a_list_holds_the_beginning_of_each_payload_and_a_look_at_one_holds_it_all(ledger, add, kind):
+    letter, _ = add(payload=b"x" * 1_000_000)
+
+    assert len(ledger.dead_letters(kind=kind)[0].payload) == 4096
+    assert len(ledger.get_dead_letter(letter.id).payload) == 1_000_000
+
+
+def test_a_letter_that_comes_again_was_kept_once(ledger, add):
+    letter, _ = add()
+    add()
+
+    [line] = ledger.dead_letter_history(letter.id)
+    assert (line.what, line.reason, line.error, line.who) == ("kept", "unknown_user", "There is no user 7.", "")
+
+
+def test_a_claim_notes_who_asked_and_why(ledger, add, kind):
+    letter, _ = add()
+    ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind, who="ann", why="the outage is over")
+
+    line = ledger.dead_letter_history(letter.id)[-1]
+    assert (line.what, line.who, line.why, line.attempt) == ("attempted", "ann", "the outage is over", 1)
+
+
+def test_a_claim_leaves_out_reasons_it_is_told_to_and_needs_not_wait(ledger, add, kind):
+    later = add("later", next_attempt_seconds=600)[0]
+    add("hopeless", reason="conflict")
+
+    claimed = ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind, due_only=False, but_not=["conflict"])
+
+    assert [letter.id for letter in claimed] == [later.id]
+
+
+def test_a_mark_leaves_a_letter_alone_that_is_in_another_state(ledger, add):
+    letter, _ = add()
+    ledger.mark_dead_letter(letter.id, DISCARDED, who="ann", why="test")
+
+    assert ledger.mark_dead_letter(letter.id, FAILED, error="late", only_from=[RETRYING, FAILED]) is None
+    assert ledger.get_dead_letter(letter.id).state is DISCARDED
+    assert [line.what for line in ledger.dead_letter_history(letter.id)] == ["kept", "discarded"]
+
+
+def test_letters_from_before_there_was_a_history_get_what_is_known_of_them(new_database):
+    url = new_database()
+    upgrade(url)
+    script = files("billing_tasks.ledger.migrations.versions").joinpath("0003_dead_letter_history.sql").read_text()
+    with psycopg.connect(url, autocommit=True) as sql:
+        sql.execute("drop table billing.dead_letter_history")
+        sql.execute(
+            "insert into billing.dead_letters"
+            " (kind, request_id, fingerprint, payload, reason, error, state, handled_by, handled_why)"
+            " values ('consume', 'r', 'f', '', 'conflict', 'e', 'discarded', 'ann', 'a test')"
+        )
+        sql.execute(script)
+        lines = sql.execute("select what, who, why, reason from billing.dead_letter_history order by id").fetchall()
+    assert lines == [("kept", "", "", "conflict"), ("discarded", "ann", "a test", "")]
 
 
 def test_a_claimed_letter_is_nobody_elses_until_the_lease_ends(ledger, add, kind):

@@ -96,8 +96,8 @@ def test_an_address_that_is_none_names_its_setting(open_ledger):
         open_ledger("postgresql://[::1")
 
 
-def test_a_locked_account_is_waited_for_a_few_times_and_then_unavailable(open_ledger, payer, shard, ledger_url):
-    ledger = open_ledger(lock_timeout_seconds=0.1)
+def test_a_locked_account_is_waited_for_once_and_then_unavailable(open_ledger, payer, shard, ledger_url):
+    ledger = open_ledger(lock_timeout_seconds=1)
     with psycopg.connect(ledger_url) as other:
         other.execute("select from billing.users where id = %s for update", [payer.user.id])
         began = time.monotonic()
@@ -105,11 +105,11 @@ def test_a_locked_account_is_waited_for_a_few_times_and_then_unavailable(open_le
             ledger.post_batch(shard, [payer.consume(1)])
 
     assert unavailable.value.reason == "55P03"
-    assert 0.4 <= time.monotonic() - began < 3
+    assert 1 <= time.monotonic() - began < 2
 
 
 def test_a_lock_that_is_freed_in_time_is_no_error(open_ledger, payer, shard, ledger_url):
-    ledger = open_ledger(lock_timeout_seconds=0.1)
+    ledger = open_ledger()
     with psycopg.connect(ledger_url) as other:
         other.execute("select from billing.users where id = %s for update", [payer.user.id])
         timer = threading.Timer(0.15, other.rollback)

@@ -6,6 +6,7 @@ import pytest
 
 from billing_tasks.events import Posted
 from billing_tasks.ledger import LedgerRefusedData
+from billing_tasks.ledger.outboxes import OutboxLook
 
 
 @pytest.fixture
@@ -25,6 +26,17 @@ def post(ledger, payer, shard):
 def noticed(ledger, shard):
     """The incidents of this test, oldest first: kind, from, to, bound."""
     return lambda: [(i.kind, i.from_seq, i.to_seq, i.events_bound) for i in reversed(ledger.incidents(shard=shard))]
+
+
+@pytest.fixture
+def look(ledger, shard):
+    """What a watcher sees of the outbox."""
+
+    def call(epoch, seq, before_epoch=0, before_seq=0, open_holds=0):
+        seen = OutboxLook(shard, epoch, seq, before_epoch, before_seq, open_holds)
+        ledger.observe_outboxes([seen], backlog_limit=1000)
+
+    return call
 
 
 def cursor(ledger, shard):
@@ -81,19 +93,19 @@ def test_an_event_set_aside_is_covered_by_an_empty_batch(ledger, shard, post, no
     assert cursor(ledger, shard) == [(1, 7, 7)]
 
 
-def test_a_new_epoch_says_how_many_events_of_the_last_one_may_be_lost(ledger, shard, post, noticed):
+def test_a_new_epoch_says_how_many_events_of_the_last_one_may_be_lost(ledger, shard, post, look, noticed):
     post(1, 5)
-    ledger.observe_outbox(shard, 1, seen=12)
+    look(1, 12)
     post(1, 2, epoch=100)
 
     assert noticed() == [("new_epoch", 6, 12, 7)]
     assert cursor(ledger, shard) == [(1, 12, 5), (100, 2, 2)]
 
 
-def test_a_new_epoch_is_noticed_once_and_by_looking_alone(ledger, shard, post, noticed):
+def test_a_new_epoch_is_noticed_once_and_by_looking_alone(ledger, shard, post, look, noticed):
     post(1, 5)
-    ledger.observe_outbox(shard, 100, seen=0)
-    ledger.observe_outbox(shard, 100, seen=0)
+    look(100, 0, before_epoch=1, before_seq=5)
+    look(100, 0, before_epoch=1, before_seq=5)
     post(1, 2, epoch=100)
 
     assert noticed() == [("new_epoch", 6, 5, 0)]
@@ -106,9 +118,9 @@ def test_leftovers_of_an_older_epoch_are_posted_without_a_new_epoch_incident(led
     assert noticed() == []
 
 
-def test_looking_never_moves_a_cursor_back(ledger, shard, post):
+def test_looking_never_moves_a_cursor_back(ledger, shard, post, look):
     post(1, 5)
-    ledger.observe_outbox(shard, 1, seen=2)
+    look(1, 2)
 
     assert cursor(ledger, shard) == [(1, 5, 5)]
 
@@ -121,3 +133,26 @@ def test_a_batch_that_fails_leaves_the_cursor_where_it_was(ledger, payer, shard,
         ledger.post_batch(shard, [bad], epoch=1, first_seq=6, last_seq=6)
 
     assert cursor(ledger, shard) == [(1, 5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        pytest.param((1, 12), ("new_epoch", 13, 12, 0), id="all of it"),
+        pytest.param((1, 20), ("new_epoch", 21, 12, 0), id="more than was ever seen"),
+        pytest.param((1, 9), ("rewind", 10, 12, 3), id="an older file"),
+        pytest.param((1, 3), ("rewind", 4, 12, 7), id="older than what was posted"),
+        pytest.param((0, 0), ("rewind", 1, 12, 7), id="nothing"),
+        pytest.param((50, 4), ("new_epoch", 13, 12, 0), id="a life in between that nobody saw"),
+    ],
+)
+def test_an_incident_says_how_much_of_the_old_outbox_came_back(look, post, noticed, ledger, shard, before, expected):
+    post(1, 5)
+    look(1, 12, open_holds=7)
+    post(1, 2, epoch=100)  # booked before anybody looked: all that was seen counts as missing
+    assert noticed() == [("new_epoch", 6, 12, 7)]
+    look(100, 2, *before)
+    look(100, 2, *before)
+    assert noticed() == [expected]
+    (incident,) = ledger.incidents(shard=shard)
+    assert incident.events_at_most == 1007, "the limit of the backlog and the holds that were open"

@@ -264,3 +264,31 @@ def test_ids_are_found_again_whatever_case_they_come_in(ledger, payer, shard):
     shouted = msgspec.structs.replace(event, request_id=event.request_id.upper())
     assert ledger.post_batch(shard, [shouted]).outcomes == [DUPLICATE]
     assert ledger.entries_of(event.request_id.upper())[0].request_id == event.request_id
+
+
+def test_a_hold_that_a_restored_redis_brings_back_ends_once_in_the_books(ledger, payer, shard):
+    """Its first end was booked; the second one comes in another life of the server."""
+    used, given_back = payer.consume(70, held_quota=100), payer.release(100)
+    assert ledger.post_batch(shard, [used, given_back]).outcomes == ["posted", "posted"]
+
+    expired_again = payer.release(100, request_id=used.request_id, expired=True)
+    used_after_all = payer.consume(30, held_quota=100, request_id=given_back.request_id)
+    assert ledger.post_batch(shard, [expired_again, used_after_all]).outcomes == ["duplicate", "posted"]
+
+    assert [entry.kind for entry in ledger.entries_of(used.request_id)] == ["consume"]
+    (late,) = [entry for entry in ledger.entries_of(given_back.request_id) if entry.kind == "consume"]
+    assert (late.quota, late.held_quota) == (30, 0), "charged, as usage without a hold"
+
+
+def test_a_hold_both_released_and_consumed_in_one_batch_ends_once_whatever_comes_first(ledger, payer, shard):
+    first, second = payer.release(10), payer.consume(5, held_quota=10)
+    batch = [
+        first,
+        payer.consume(7, held_quota=10, request_id=first.request_id),
+        second,
+        payer.release(10, request_id=second.request_id),
+    ]
+    assert ledger.post_batch(shard, batch).outcomes == ["posted"] * 4
+    for event in (first, second):
+        (charge,) = [entry for entry in ledger.entries_of(event.request_id) if entry.kind == "consume"]
+        assert charge.held_quota == 0

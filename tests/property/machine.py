@@ -56,6 +56,12 @@ class Spy:
         self._machine.booked([event], [str(answer.outcomes[0])])
         return answer
 
+    def book_dead_letter(self, number: int, shard: int, event: Event, verdict: Any) -> Any:
+        letter, batch = self._ledger.book_dead_letter(number, shard, event, verdict)
+        if batch is not None:
+            self._machine.booked([event], [str(batch.outcomes[0])])
+        return letter, batch
+
     def add_dead_letter(self, **letter: Any) -> Any:
         kept, new = self._ledger.add_dead_letter(**letter)
         self._machine.letters.setdefault(kept.id, kept.state)
@@ -114,20 +120,21 @@ class Machine(RuleBasedStateMachine):
         self.reserving: tuple[str, int, Any, Any] | None = None
         self.reading: list[Filed] | None = None
         self.saved: tuple[Saved, list[tuple[bytes, bytes, int]]] | None = None
-        self.went_back = False
         b.runtime.ledger = Spy(getattr(b.runtime.ledger, "_ledger", b.runtime.ledger), self)  # type: ignore[assignment]
         b.runtime.doorbell = Silent()  # type: ignore[assignment]
 
     # -- what the ledger booked ---------------------------------------------------------------------------
 
     def booked(self, batch: list[Event], outcomes: list[str]) -> None:
+        released = {event.request_id for event in batch if event.kind is Kind.RELEASE}
         for event, outcome in zip(batch, outcomes, strict=True):
             slot = self.slots[event.request_id]
             filed = self._filed(event, slot)
             if event.kind is Kind.REFUND:
                 expected = self.model.refund(slot, event.refund_id, None if event.whole else event.quota)
             else:
-                expected = self.model.book(str(event.kind), slot, event.quota)
+                held = 0 if event.request_id in released else event.held_quota
+                expected = self.model.book(str(event.kind), slot, event.quota, held)
             assert outcome == expected, f"{event.kind} of {slot}: the ledger says {outcome}, right is {expected}"
             if filed is not None:
                 filed.refused = outcome not in ("posted", "duplicate")
@@ -145,15 +152,10 @@ class Machine(RuleBasedStateMachine):
 
     # -- reserving ----------------------------------------------------------------------------------------
 
-    def _may_reserve(self, slot: str) -> bool:
-        # The ledger takes a request_id that was released, forgotten and reserved again for one hold with two ends.
-        return slot in self.model.holds or slot in self.model.closed or slot not in self.model.ended
-
     @rule(slot=slots, amount=amounts)
     def reserve(self, slot: str, amount: int) -> None:
-        if self._may_reserve(slot):
-            expected = self._right_answers(slot, amount)
-            self._check_reserved(slot, amount, expected, partial(self._reserve, slot, amount))
+        expected = self._right_answers(slot, amount)
+        self._check_reserved(slot, amount, expected, partial(self._reserve, slot, amount))
 
     def _reserve(self, slot: str, amount: int) -> Any:
         return self.billing.reserve((SLOTS[slot].user, SLOTS[slot].token), amount, request_id=self.ids[slot])
@@ -161,8 +163,6 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.reserving is None)
     @rule(slot=slots, amount=amounts)
     def reserve_and_stall_after_reading_postgresql(self, slot: str, amount: int) -> None:
-        if not self._may_reserve(slot):
-            return
         b, who = self.billing, SLOTS[slot]
         wanted = reserve.Wanted(self.ids[slot], who.user, who.token, amount, 600_000)
         expected = self._right_answers(slot, amount)
@@ -186,9 +186,8 @@ class Machine(RuleBasedStateMachine):
         assert self.reserving is not None
         slot, amount, flow, rows = self.reserving
         self.reserving = None
-        if self._may_reserve(slot):
-            expected = self._right_answers(slot, amount)
-            self._check_reserved(slot, amount, expected, lambda: self._finish(flow, rows))
+        expected = self._right_answers(slot, amount)
+        self._check_reserved(slot, amount, expected, lambda: self._finish(flow, rows))
 
     def _finish(self, flow: Any, reply: Any) -> Any:
         try:

@@ -78,10 +78,10 @@ class Model:
     outbox: list[list[Filed]] = field(default_factory=lambda: [[] for _ in range(SHARDS)])
     epochs: list[int] = field(default_factory=lambda: [0] * SHARDS)  # restarts of Redis that were noticed
     charges: dict[str, int] = field(default_factory=dict)  # booked
+    with_hold: set[str] = field(default_factory=set)  # charges that were booked as closing a hold
     releases: dict[str, int] = field(default_factory=dict)  # booked: what was held
     refunds: dict[str, tuple[str, int | None, int]] = field(default_factory=dict)  # booked: slot, asked for, given
     own_ids: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # top-ups and corrections
-    ended: set[str] = field(default_factory=set)  # slots whose hold was closed once
 
     # -- what Redis does ----------------------------------------------------------------------------------
 
@@ -101,15 +101,13 @@ class Model:
         held = self.holds.pop(slot, None)
         self.file(Filed("consume", slot, weight=quota, held=held or 0))
         self.closed[slot] = f"consumed:{quota}"
-        self.ended.add(slot)
         return "late" if held is None else "charged"
 
     def close(self, slot: str, how: str) -> int:
-        """Give an open hold back: released | expired."""
+        """Give an open hold back: released | expired, which keeps it set aside until it is booked."""
         held = self.holds.pop(slot)
-        self.file(Filed("release", slot, held=held))
+        self.file(Filed("release", slot, weight=held if how == "expired" else 0, held=held))
         self.closed[slot] = how
-        self.ended.add(slot)
         return held
 
     def restart_redis(self, saved: Saved | None) -> None:
@@ -156,17 +154,21 @@ class Model:
 
     # -- what the ledger does -----------------------------------------------------------------------------
 
-    def book(self, kind: str, slot: str, quota: int) -> str:
-        """A consume or a release: posted | duplicate | conflict | unknown_token"""
+    def book(self, kind: str, slot: str, quota: int, held: int = 0) -> str:
+        """A consume or a release: posted | duplicate | conflict | unknown_token. A hold ends once."""
         who = SLOTS[slot]
         if OWNERS[who.token] != who.user:
             return "unknown_token"
         booked = self.releases if kind == "release" else self.charges
         if slot in booked:
             return "duplicate" if booked[slot] == quota else "conflict"
+        if kind == "release" and slot in self.with_hold:
+            return "duplicate"
         booked[slot] = quota
         if kind == "release":
             return "posted"
+        if held and slot not in self.releases:
+            self.with_hold.add(slot)
         for row in (self.users[who.user], self.tokens[who.token]):
             row.quota -= quota
             row.used += quota

@@ -68,7 +68,7 @@ def test_letters_that_fail_again_do_not_keep_the_others_from_their_turn(billing:
     billing.settle()
     turns: list[int] = []
     for _ in range(3):
-        flow = retry.send_again(kind=None, limit=2, due_only=False)
+        flow = retry.send_again(reason="unknown_token", limit=2, due_only=False, settings=billing.settings)
         effect = next(flow)
         try:
             while True:
@@ -91,10 +91,13 @@ def test_a_conflict_is_sent_again_only_if_somebody_asks_for_conflicts(billing: B
     with pytest.raises(errors.IdempotencyConflict):
         billing.use(reservation, 41)
     billing.settle()
-    everything = [LetterState.FAILED, LetterState.RETRYING]
-    assert billing.runtime.ledger.claim_dead_letters(limit=9, lease_seconds=1, states=everything) == []
-    conflicts = billing.runtime.ledger.claim_dead_letters(limit=9, lease_seconds=1, states=everything, kind="conflict")
-    assert len(conflicts) == 1
+
+    def sent(**asked: str) -> list[int]:
+        flow = retry.send_again(limit=9, due_only=False, settings=billing.settings, **asked)  # type: ignore[arg-type]
+        return billing.runtime.run(flow).numbers
+
+    assert sent() == []
+    assert len(sent(kind="conflict")) == 1
 
 
 def test_a_discard_is_not_undone_by_an_attempt_that_was_under_way(billing: Billing) -> None:
