@@ -13,7 +13,8 @@ that a message was taken, are written all the same.
 
 A message that is not JSON, or JSON of another shape than Celery's, ends the
 worker, too; and one that was noted as unacknowledged before it did so comes
-back and ends the next one. Such a message is taken out of the queue, logged,
+back and ends the next one; and so does one nested so deeply that it can't be
+pickled for a process of the pool. Such a message is taken out of the queue, logged,
 and kept in the list `<queue>.unreadable` beside it for a person to look at.
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -42,6 +44,11 @@ log = logging.getLogger(__name__)
 
 #: Unreadable messages kept per queue; older ones are dropped.
 UNREADABLE_KEPT = 1000
+
+#: Lists and objects inside one another. Pickle recurses into each, to a depth that depends on the version of Python
+#: and on who called it: with 3.11 it failed at some 300, sometimes.
+DEEPEST = 100
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 #: What Celery and kombu take for granted. The headers here are read after a pool process was set apart for the
 #: task: whatever fails there, that process is never used again.
@@ -79,10 +86,20 @@ class QoS(kombu_redis.QoS):
             super().restore_visible(*args, **kwargs)
 
 
+class Message(virtual.Message):
+    """Refuses a body that is nested too deeply, compressed or not, before anybody decodes it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self.body, bytes):
+            _check_depth(self.body)
+
+
 class Channel(kombu_redis.Channel):
     """Says "connection lost" for a channel whose connection is gone, and sets unreadable messages aside."""
 
     QoS = QoS
+    Message = Message
 
     #: Names of tasks that free memory.
     allowed_when_full: ClassVar[frozenset[str]] = frozenset()
@@ -138,7 +155,10 @@ class Channel(kombu_redis.Channel):
 
     def _set_aside(self, queue: str, message: Any, why: Exception) -> None:
         log.error("a message in queue %s can't be read (%s); it is kept in %s.unreadable", queue, shorten(why), queue)
-        text = message if isinstance(message, str | bytes) else json.dumps(message)
+        try:
+            text = message if isinstance(message, str | bytes) else json.dumps(message)
+        except RecursionError:  # its headers; what is to be booked is in its body, which is a string
+            text = json.dumps({"body": message.get("body"), "headers": "nested too deeply to be written"})
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
             kept = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
             pipe.lpush(f"{queue}.unreadable", kept).ltrim(f"{queue}.unreadable", 0, UNREADABLE_KEPT - 1).execute()
@@ -155,6 +175,7 @@ def check_envelope(message: Any) -> str:
     _check_types(message["properties"], _PROPERTIES)
     headers = message.get("headers") or {}
     _check_types(headers, _HEADERS)
+    _check_depth(json.dumps(headers).encode())
     limits = headers.get("timelimit") or (None, None)
     if len(limits) != 2 or not all(isinstance(limit, int | float | None) for limit in limits):
         raise TypeError(f"its timelimit is {shorten(limits)}")
@@ -165,6 +186,17 @@ def _check_types(part: dict[str, Any], kinds: Mapping[str, type]) -> None:
     for name, kind in kinds.items():
         if not isinstance(part.get(name), (kind, NoneType)):
             raise TypeError(f"its {name} is {shorten(part[name])}")
+
+
+def _check_depth(text: bytes) -> None:
+    """Raise ValueError if this JSON is nested deeper than DEEPEST. Counts brackets, and recurses nowhere."""
+    if text.count(b"[") + text.count(b"{") <= DEEPEST:
+        return
+    depth = 0
+    for bracket in re.findall(rb"[\[{}\]]", _STRING.sub(b"", text)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested deeper than {DEEPEST} levels")
 
 
 def install(*, allowed_when_full: frozenset[str]) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import random
 import uuid
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,13 @@ def nested(depth: int) -> bytes:
     return b'[[],{"request_id":' + b"[" * depth + b"]" * depth + b"},{}]"
 
 
+def lists(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
 #: Each of the first two groups ended a worker, or a process of its pool, for good.
 NO_ENVELOPE: list[Any] = [
     *(b"", b"\xff\xfe garbage", b"hello", b"5", b"null", b"[]", b"{}", b'"\\ud800"', b"[" * 100_000, b"NaN"),
@@ -78,6 +86,9 @@ NO_ENVELOPE: list[Any] = [
     *(but(content_type=value) for value in (None, [1], 5)),
     *(but(content_encoding=value) for value in ([1], {}, 5)),
     but(properties__delivery_info=[1]),
+    *(message(nested(depth)) for depth in (150, 300, 900, 10_000)),
+    *(message(zlib.compress(nested(depth)), compression="application/x-gzip") for depth in (300, 10_000)),
+    *(message(chain=lists(depth)) for depth in (150, 300, 900)),
 ]
 NO_TASK: list[Any] = [
     *(message(id=value) for value in ([1], {"a": 1})),
@@ -142,10 +153,12 @@ def test_garbage_in_the_queue_ends_no_worker_and_blocks_no_message(site: Site, b
 
 def test_unreadable_messages_are_kept_beside_the_queue(site: Site) -> None:
     site.queue().delete("celery.unreadable")
-    push(site, b"hello", b'{"no": "envelope"}', but(properties=None))
-    eventually(lambda: site.queue().llen("celery.unreadable") == 3)
+    deep = message(nested(200))
+    push(site, b"hello", b'{"no": "envelope"}', but(properties=None), deep)
+    eventually(lambda: site.queue().llen("celery.unreadable") == 4)
     kept: Any = site.queue().lrange("celery.unreadable", 0, -1)
     assert {b"hello", b'{"no": "envelope"}'} < set(kept)
+    assert deep["body"] in {json.loads(one).get("body") for one in kept if one.startswith(b'{"body')}
 
 
 def test_what_a_task_refuses_is_kept_as_it_came(site: Site) -> None:
@@ -159,9 +172,9 @@ def test_what_a_task_refuses_is_kept_as_it_came(site: Site) -> None:
             for wrong in ({"refund_id": 0}, {"refund_id": False}, {"reason": []}, {"quota": 0}, {"quota": -5})
         ),
     )
-    push(site, *(message(nested(depth)) for depth in (50, 900, 10_000)))
+    push(site, message(nested(50)))
     goes_on(site, payer)
-    expected = len(REFUSED) + 1 + 5
+    expected = len(REFUSED) + 1 + 5 + 1
     eventually(lambda: letters(site) >= before + expected, what=f"{expected} letters are kept")
     (kept,) = site.billing.sql(
         "select payload from billing.dead_letters where user_id is null and payload::text like %s",
