@@ -38,7 +38,7 @@ mutants: $(STAMP) ## Remove each guard of the product once: does the simulator n
 	@$(PY) -m tests.simulator.mutants $(MUTANTS_ARGS)
 
 faults: $(STAMP) ## Servers broken, hostile input, bugs of other gateways; the long forms, too
-	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/peers $(TEST_ARGS)
+	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/peers tests/lab/test_chaos.py $(TEST_ARGS)
 
 test-fast: $(STAMP) ## The tests that need no server
 	@$(PY) -m pytest tests/unit tests/tidy $(TEST_ARGS)
