@@ -43,6 +43,9 @@ class Settings(BaseSettings):
 
     redis_timeout_seconds: float = Field(1.0, gt=0, description="connect and read")
     redis_connections: int = Field(64, ge=1, description="per process; more callers wait for one")
+    redis_proxy: bool = Field(
+        False, description="true: a proxy may change the server behind an open connection; scripts ask for its run"
+    )
     database_connections: int = Field(4, ge=1, description="per process")
     statement_timeout_seconds: float = Field(15.0, gt=0)
     lock_timeout_seconds: float = Field(3.0, gt=0)

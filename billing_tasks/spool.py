@@ -53,7 +53,10 @@ class Spool:
         """Files that wait, oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [(path.stat().st_mtime_ns, path) for path in self.folder.glob(f"*{SUFFIX}")]
+        found = []
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            with suppress(FileNotFoundError):  # another process has just relayed it
+                found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]
 
     def set_aside(self) -> list[Path]:

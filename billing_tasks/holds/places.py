@@ -11,43 +11,24 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import redis
+
+from billing_tasks.holds.commands import Command
+from billing_tasks.holds.wires import Wire
 
 
 class NoPlace(redis.RedisError):
     """All connections were busy for too long, or Redis timed out for those who had one. Nothing was sent."""
 
 
-class Answers:
-    """When Redis last answered, and when it last failed to, by the monotonic clock."""
-
-    def __init__(self) -> None:
-        self._answered = self._timed_out = 0.0
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Around one call: notes whether it timed out. An error is an answer, too."""
-        try:
-            yield
-        except redis.TimeoutError:
-            self._timed_out = time.monotonic()
-            raise
-        else:
-            self._answered = time.monotonic()
-
-    def check(self, since: float) -> None:
-        """Raise NoPlace if calls timed out since then, and none was answered after that."""
-        if since < self._timed_out and self._answered < self._timed_out:
-            raise NoPlace("it timed out for the calls before this one")
-
-
 class Places:
-    """As many callers at once as there are connections; the others wait. For threads; made anew in a forked child."""
+    """The connections of a process's threads. Made anew in a forked child, whose parent goes on with the old ones."""
 
-    def __init__(self, places: int, wait_seconds: float) -> None:
+    def __init__(self, open_wire: Callable[[], Wire], places: int, wait_seconds: float) -> None:
+        self._open_wire = open_wire
         self._wait_seconds = wait_seconds
         self._count = places
         self._reset()
@@ -55,19 +36,47 @@ class Places:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._free = threading.Semaphore(self._count)
-        self.answers = Answers()
+        self._idle: list[Wire] = []  # the one used last is used next
+        self._answered = self._timed_out = 0.0  # when, by the monotonic clock
 
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Around one round trip. Raises NoPlace."""
+    def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """One round trip. Raises NoPlace, or what redis-py raises; replies that are errors are returned."""
         if self._pid != os.getpid():
             self._reset()  # places that the parent's threads held are not given back here
-        free, answers, began = self._free, self.answers, time.monotonic()
+        free, idle, began = self._free, self._idle, time.monotonic()
         if not free.acquire(timeout=self._wait_seconds):
             raise NoPlace("all connections of this process are busy; raise BILLING_REDIS_CONNECTIONS")
         try:
-            answers.check(began)
-            with answers.watch():
-                yield
+            if began < self._timed_out and self._answered < self._timed_out:
+                raise NoPlace("it timed out for the calls before this one")
+            wire = _taken(idle) or self._open_wire()
+            try:
+                replies = self._exchange(wire, commands)
+            finally:
+                idle.append(wire)
+        except redis.TimeoutError:
+            self._timed_out = time.monotonic()
+            raise
         finally:
             free.release()
+        self._answered = time.monotonic()
+        return replies
+
+    def _exchange(self, wire: Wire, commands: Sequence[Command[Any]]) -> list[Any]:
+        try:
+            return wire.exchange(commands)
+        except redis.ConnectionError:
+            # It may have died with its server while it was idle; now it is opened anew.
+            return wire.exchange(commands)
+
+    def close(self) -> None:
+        """Give up the connections that nobody uses; they open again if they are used again."""
+        while wire := _taken(self._idle):
+            wire.close()
+
+
+def _taken(idle: list[Wire]) -> Wire | None:
+    try:
+        return idle.pop()
+    except IndexError:
+        return None

@@ -18,6 +18,7 @@ class Script:
     name: str
     body: str
     sha: str
+    fenced: bool  # takes the life that its connection leads to as the last word (wires.py)
 
 
 @cache
@@ -28,6 +29,9 @@ def script(name: str) -> Script:
     def included(match: re.Match[str]) -> str:
         return (folder / "include" / f"{match[1]}.lua").read_text().rstrip("\n")
 
-    body = _INCLUDE.sub(included, (folder / f"{name}.lua").read_text())
+    text = (folder / f"{name}.lua").read_text()
+    body = _INCLUDE.sub(included, text)
     # Redis names a script by this digest; it protects nothing.
-    return Script(name, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest())
+    return Script(
+        name, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest(), "fence" in _INCLUDE.findall(text)
+    )

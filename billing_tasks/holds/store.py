@@ -7,7 +7,6 @@ script is safe for. A time-out is never repeated here: the caller decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -18,6 +17,7 @@ from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.keys import Keys
 from billing_tasks.holds.places import Places
+from billing_tasks.holds.wires import Wire
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
@@ -39,7 +39,7 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": settings.redis_timeout_seconds,
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "max_connections": settings.redis_connections,
-        "timeout": settings.redis_timeout_seconds,  # never waited for: places.py lets no more callers in
+        "timeout": settings.redis_timeout_seconds,  # for a connection of `client`'s; the request path has places.py
         "protocol": 2,
         "client_name": "billing-tasks",
     }
@@ -57,28 +57,37 @@ def unavailable(exc: redis.RedisError, settings: Settings) -> Unavailable:
     )
 
 
+def with_body(command: Command[Any], error: redis.ResponseError) -> Command[Any]:
+    """The command with its script, if it failed because the server does not know it; raises the error otherwise."""
+    if command.script is None or not isinstance(error, redis.exceptions.NoScriptError):
+        raise error
+    return Command(("EVAL", command.script.body, *command.words[2:]), command.read, command.script)
+
+
 class HoldStore:
-    """The sync door to Redis."""
+    """The sync door to Redis. `client` is for what is no command of ours; its pool makes all connections."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.commands = commands_for(settings)
-        pool = redis.BlockingConnectionPool.from_url(
+        self._pool: Any = redis.BlockingConnectionPool.from_url(
             settings.cache_url, retry=Retry(NoBackoff(), 0), **connection_options(settings)
         )
-        self.client: Any = redis.Redis(connection_pool=pool)  # its types don't cover execute_command
+        self.client: Any = redis.Redis(connection_pool=self._pool)  # its types don't cover execute_command
         self.client.response_callbacks.clear()  # replies are read by the command, not by redis-py
-        self._places = Places(settings.redis_connections, wait_seconds(settings))
+        self._places = Places(self._open_wire, settings.redis_connections, wait_seconds(settings))
         self._layout_checked = False
+
+    def _open_wire(self) -> Wire:
+        return Wire(self._pool.make_connection(), behind_proxy=self.settings.redis_proxy)
 
     def send(self, command: Command[R]) -> R:
         """One round trip. Raises Unavailable; then the command was perhaps applied."""
         if not self._layout_checked:
             self.check_layout()
         try:
-            with self._places.take():
-                reply = self._execute(command)
-            return command.read(reply)
+            (reply,) = self._places.exchange((command,))
+            return command.read(self._teach(command, reply) if isinstance(reply, redis.ResponseError) else reply)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
 
@@ -86,48 +95,28 @@ class HoldStore:
         """One round trip for several commands. Raises Unavailable; then each was perhaps applied."""
         if not self._layout_checked:
             self.check_layout()
+        commands = pipeline.commands
         try:
-            with self._places.take():
-                replies = self._execute_all(pipeline.commands)
+            replies = self._places.exchange(commands)
+            for at, reply in enumerate(replies):
+                if isinstance(reply, redis.ResponseError):
+                    replies[at] = self._teach(commands[at], reply)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
-        return [command.read(reply) for command, reply in zip(pipeline.commands, replies, strict=True)]
+        return [command.read(reply) for command, reply in zip(commands, replies, strict=True)]
 
-    def _execute(self, command: Command[Any]) -> Any:
-        try:
-            return self.client.execute_command(*command.words)
-        except redis.exceptions.NoScriptError:
-            return self._teach(command)
-        except redis.ConnectionError:
-            # A pooled connection died with its server; the next one is new.
-            try:
-                return self.client.execute_command(*command.words)
-            except redis.exceptions.NoScriptError:
-                return self._teach(command)
+    def _teach(self, command: Command[Any], error: redis.ResponseError) -> Any:
+        """The reply after all, if only the script was not known. Raises redis.ResponseError."""
+        return self._exchange(with_body(command, error))
 
-    def _teach(self, command: Command[Any]) -> Any:
-        if command.script is None:
-            raise redis.ResponseError("NOSCRIPT for a command that is no script")
-        return self.client.execute_command("EVAL", command.script.body, *command.words[2:])
+    def _execute(self, *words: Any) -> Any:
+        return self._exchange(Command(words, lambda reply: reply))
 
-    def _execute_all(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        try:
-            replies = self._pipeline(commands)
-        except redis.ConnectionError:
-            replies = self._pipeline(commands)
-        for at, (command, reply) in enumerate(zip(commands, replies, strict=True)):
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                replies[at] = self._execute(command)
-            elif isinstance(reply, Exception):
-                raise reply
-        return replies
-
-    def _pipeline(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        with self.client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command.words)
-            replies: list[Any] = pipe.execute(raise_on_error=False)
-            return replies
+    def _exchange(self, command: Command[Any]) -> Any:
+        (reply,) = self._places.exchange((command,))
+        if isinstance(reply, redis.ResponseError):
+            raise reply
+        return reply
 
     def check_layout(self, *, change: bool = False) -> None:
         """Refuse another number of shards than this Redis was filled with.
@@ -137,15 +126,14 @@ class HoldStore:
         """
         # By all threads at once, if they come at once: behind a lock, each would wait for the time-outs of all.
         try:
-            with self._places.take():
-                self._check_layout(change)
+            self._check_layout(change)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
         self._layout_checked = True
 
     def _check_layout(self, change: bool) -> None:
         keys = self.commands.keys
-        execute = self.client.execute_command
+        execute = self._execute
         # Asked for before it is set: a Redis whose memory is full answers, and refuses every SET.
         found = execute("GET", keys.layout) or execute("SET", keys.layout, keys.shards, "NX", "GET")
         if found is None or int(found) == keys.shards:
@@ -169,5 +157,6 @@ class HoldStore:
 
     def close(self) -> None:
         """Give the connections back. The store may be used again; it reconnects."""
+        self._places.close()
         self.client.close()
-        self.client.connection_pool.disconnect()
+        self._pool.disconnect()

@@ -49,7 +49,7 @@ LUA: list[Guard] = [
     _guard(
         "fence: run_id",
         "run_id is compared",
-        Cut("lua:*", "if known_run_id == run_id then return epoch end", "if known_run_id then return epoch end"),
+        Cut("lua:*", "if known_run_id == ARGV[#ARGV] then return epoch end", "if known_run_id then return epoch end"),
     ),
     _guard(
         "reserve: check of the user",

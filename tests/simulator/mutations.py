@@ -85,7 +85,7 @@ def _mutated_scripts(name: str | None, cuts: list[Cut]) -> Iterator[None]:
         if wanted != name and (name is not None or cuts[0].old not in found.body):
             return found
         body = _cut(found.body, cuts)
-        return Script(wanted, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest())
+        return Script(wanted, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest(), found.fenced)
 
     commands.script = mutated  # type: ignore[assignment]
     try:

@@ -32,7 +32,7 @@ local declared = {}
 for i = 3, #KEYS do declared[KEYS[i]] = true end
 
 local at = 6 + events * 3
-while at <= #ARGV do
+while at < #ARGV do -- the last one is for fence
   local account, version, values = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
   local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch')
   local known_version = tonumber(known[1] or 0)
