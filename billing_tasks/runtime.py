@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from billing_tasks.doorbell import Doorbell
 from billing_tasks.errors import BillingError
 from billing_tasks.events import Event
-from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Ring
+from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.store import Ledger
@@ -66,6 +67,15 @@ class Runtime:
                 return self.doorbell.enqueue(effect.task, effect.task_id, effect.kwargs)
             case IntoSpool():
                 return self._keep(effect.event)
+            case Meanwhile():
+                return self._both(effect)
+
+    def _both(self, effect: Meanwhile) -> Any:
+        """PostgreSQL works in a thread of its own while this one talks to Redis."""
+        with ThreadPoolExecutor(1, thread_name_prefix="billing-ledger") as thread:
+            asked = thread.submit(effect.ledger.call, self.ledger)
+            self.run(effect.others)
+        return asked.result()
 
     def _keep(self, event: Event) -> bool:
         if self.spool is None:

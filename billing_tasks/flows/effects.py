@@ -45,7 +45,18 @@ class IntoSpool:
     event: Event
 
 
-Effect: TypeAlias = Command[Any] | Pipeline[Any] | InLedger[Any] | Ring | Enqueue | IntoSpool
+@dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """A call of the ledger, and effects that need not wait for it. The answer, or the error, is the ledger's.
+
+    `others` handles its own errors, and leaves what it found where its maker looks for it.
+    """
+
+    ledger: InLedger[Any]
+    others: Generator[Any, Any, None]
+
+
+Effect: TypeAlias = Command[Any] | Pipeline[Any] | InLedger[Any] | Ring | Enqueue | IntoSpool | Meanwhile
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 

@@ -2,7 +2,8 @@
 
 PostgreSQL first, Redis second. Events stay in the outbox until the ledger has
 committed them; a crash between the two leaves them there, posting again answers
-"duplicate", and then they are removed. One drainer per shard at a time is a
+"duplicate", and then they are removed. Of a long outbox both work at once, on
+neighbouring batches. One drainer per shard at a time is a
 matter of thrift: two would book nothing twice.
 
 An event that can't be booked never stops its batch: the batch is halved down to
@@ -18,10 +19,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from billing_tasks import events
-from billing_tasks.errors import OutboxStuck, Unavailable
-from billing_tasks.events import Event, Kind, Posted, TokenRow, UserRow
+from billing_tasks.errors import BillingError, OutboxStuck, Unavailable
+from billing_tasks.events import Event, Kind, Posted, PostedBatch, TokenRow, UserRow
 from billing_tasks.flows import letters
-from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
+from billing_tasks.flows.effects import Flow, InLedger, Meanwhile, Ring, ask, ask_all
 from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands
 from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
@@ -59,14 +60,38 @@ class Drained:
 
 @dataclass(slots=True)
 class _Batch:
-    """One batch on its way: what the ledger answered so far."""
+    """Events that were read together, and what the ledger answered so far."""
 
     shard: int
-    epoch: int
+    lease: LeaseReply
+    entries: list[OutboxEntry]
+    last: bool  # there was nothing behind it
     outcomes: Counter[Posted] = field(default_factory=Counter)
     users: dict[int, UserRow] = field(default_factory=dict)
     tokens: dict[int, TokenRow] = field(default_factory=dict)
     refused: list[letters.Letter] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # of the dead letters that `refused` became
+
+    @property
+    def epoch(self) -> int:
+        return self.entries[0].epoch
+
+
+@dataclass(slots=True)
+class _Drainer:
+    """One run: which shard, for whom, until when."""
+
+    shard: int
+    owner: str
+    commands: Commands
+    settings: Settings
+    now: Callable[[], float]
+    deadline: float
+    done: Drained = field(default_factory=Drained)
+
+    @property
+    def in_time(self) -> bool:
+        return self.now() < self.deadline
 
 
 def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now: Callable[[], float]) -> Flow[Drained]:
@@ -74,24 +99,22 @@ def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now
 
     `owner` names this run; `now` is a monotonic clock in seconds.
     """
-    done = Drained()
-    deadline = now() + settings.settle_budget_seconds
+    d = _Drainer(shard, owner, commands, settings, now, deadline=now() + settings.settle_budget_seconds)
     try:
         while True:
-            lease = yield from ask(commands.lease(shard, owner=owner, lease_ms=settings.lease_ms))
-            if lease.outcome is Lease.TAKEN:
-                done.taken = not done.request_ids
-                return done
-            entries = yield from ask(commands.read_outbox(shard, count=settings.batch_size))
-            if entries:
-                yield from _settle(shard, _one_epoch(entries), lease, done, commands)
-                if now() < deadline:
+            batch = yield from _take(d)
+            if batch is None:
+                d.done.taken = not d.done.request_ids
+                return d.done
+            if batch.entries:
+                yield from _settle(batch, d)
+                if d.in_time:
                     continue
                 yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms))
-                yield Ring(shard, done.request_ids[-1])
-                return done
+                yield Ring(shard, d.done.request_ids[-1])
+                return d.done
             if (yield from ask(commands.leave(shard, owner=owner))) is not Leave.NOT_EMPTY:
-                return done
+                return d.done
     except Unavailable:
         yield from _let_go(shard, owner, commands)
         raise
@@ -104,33 +127,71 @@ def _let_go(shard: int, owner: str, commands: Commands) -> Flow[None]:
         return  # Redis is away too; the lease runs out by itself
 
 
-def _one_epoch(entries: list[OutboxEntry]) -> list[OutboxEntry]:
-    first = entries[0].epoch
-    return entries if entries[-1].epoch == first else [entry for entry in entries if entry.epoch == first]
+def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
+    """The oldest events, or those behind a batch that is still in the outbox. None: somebody else drains."""
+    lease = yield from ask(d.commands.lease(d.shard, owner=d.owner, lease_ms=d.settings.lease_ms))
+    if lease.outcome is Lease.TAKEN:
+        return None
+    after = behind.entries[-1].entry_id if behind else None
+    entries = yield from ask(d.commands.read_outbox(d.shard, count=d.settings.batch_size, after=after))
+    last = len(entries) < d.settings.batch_size
+    if entries and entries[-1].epoch != entries[0].epoch:
+        entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
+    return _Batch(d.shard, lease, entries, last)
 
 
-def _settle(shard: int, entries: list[OutboxEntry], lease: LeaseReply, done: Drained, commands: Commands) -> Flow[None]:
-    batch = _Batch(shard, entries[0].epoch)
+def _settle(batch: _Batch, d: _Drainer) -> Flow[None]:
+    """Book a batch, and those behind it.
+
+    While PostgreSQL books one, Redis removes the one before it and hands out the one
+    after it. A crash then leaves two that are booked and still in the outbox.
+    """
+    before: _Batch | None = None
+    current: _Batch | None = batch
+    while current is not None and current.entries:
+        meanwhile = _Meanwhile(before, current, d)
+        yield from _book(current, meanwhile)
+        if meanwhile.error is not None:
+            raise meanwhile.error
+        before, current = current, meanwhile.after
+    if before is not None:
+        yield from _settled(before, d)
+
+
+class _Meanwhile:
+    """What is to be done on Redis while a batch is booked: `before` leaves, `after` is read. Done once."""
+
+    def __init__(self, before: _Batch | None, current: _Batch, d: _Drainer) -> None:
+        self.before, self.d = before, d
+        self.ahead = not current.last and d.in_time
+        self.current = current
+        self.after: _Batch | None = None
+        self.error: BillingError | None = None
+        self.pending = before is not None or self.ahead
+
+    def __call__(self) -> Flow[None]:
+        self.pending = False
+        try:
+            if self.before is not None:
+                yield from _settled(self.before, self.d)
+            if self.ahead:
+                self.after = yield from _take(self.d, behind=self.current)
+        except BillingError as exc:
+            self.error = exc
+
+
+def _book(batch: _Batch, meanwhile: _Meanwhile) -> Flow[None]:
+    """In PostgreSQL, as entries or as dead letters."""
     bookable: list[tuple[OutboxEntry, Event]] = []
     refunds: list[tuple[OutboxEntry, Event]] = []
-    for entry in entries:
+    for entry in batch.entries:
         event = _decode(entry, batch)
         if event is not None:
             (refunds if event.kind is Kind.REFUND else bookable).append((entry, event))
-
-    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))
+    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
     for _, event in refunds:  # after the batch's consumes: a refund's charge may be among them
         yield from _post_refund(event, batch)
-    numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox
-    yield from _settled(shard, entries, lease, batch, commands)
-    for letter, number in zip(batch.refused, numbers, strict=True):
-        yield from _show_in_flower(letter, number)
-
-    done.posted += batch.outcomes[Posted.POSTED]
-    done.duplicates += batch.outcomes[Posted.DUPLICATE]
-    done.dead_lettered += len(batch.refused)
-    done.request_ids += [entry.request_id for entry in entries[: max(0, 20 - len(done.request_ids))]]
-    done.lag_ms = max(done.lag_ms, lease.now_ms - entries[0].filed_ms)
+    batch.numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox
 
 
 def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
@@ -157,26 +218,25 @@ def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
     return event
 
 
-def _post(items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int, int]) -> Flow[None]:
+def _post(
+    items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int, int], meanwhile: _Meanwhile
+) -> Flow[None]:
     """Book consumes and releases; halve what the ledger can't store until the one is found."""
     posting = [event for _, event in items]
+    call: InLedger[PostedBatch] = InLedger(
+        lambda ledger: ledger.post_batch(batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1])
+    )
     try:
-        answer = yield from ask(
-            InLedger(
-                lambda ledger: ledger.post_batch(
-                    batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1]
-                )
-            )
-        )
+        answer: PostedBatch = yield (Meanwhile(call, meanwhile()) if meanwhile.pending else call)
     except LedgerRefusedData as exc:
         if len(items) == 1:
             batch.refused.append(letters.of_refused_data(posting[0], exc))
-            yield from _post([], batch, seqs)
+            yield from _post([], batch, seqs, meanwhile)
             return
         half = len(items) // 2
         middle = items[half][0].seq
-        yield from _post(items[:half], batch, (seqs[0], middle - 1))
-        yield from _post(items[half:], batch, (middle, seqs[1]))
+        yield from _post(items[:half], batch, (seqs[0], middle - 1), meanwhile)
+        yield from _post(items[half:], batch, (middle, seqs[1]), meanwhile)
         return
     batch.outcomes.update(answer.outcomes)
     batch.users.update((row.id, row) for row in answer.users)
@@ -200,34 +260,46 @@ def _post_refund(event: Event, batch: _Batch) -> Flow[None]:
         batch.refused.append(letters.of_outcome(event, outcome))
 
 
-def _settled(
-    shard: int, entries: list[OutboxEntry], lease: LeaseReply, batch: _Batch, commands: Commands
-) -> Flow[None]:
+def _settled(batch: _Batch, d: _Drainer) -> Flow[None]:
     """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
     calls = []
     # Refunds bring rows that no entry names; an event that named another user's token brings a row whose
     # copy lies in another shard, with another epoch: not ours to write.
-    of_shard = commands.keys.shard_of
-    left_users = {row.id: row for row in batch.users.values() if of_shard(row.id) == shard}
-    left_tokens = {row.id: row for row in batch.tokens.values() if of_shard(row.user_id) == shard}
-    chunks = _by_user(entries)
+    of_shard = d.commands.keys.shard_of
+    left_users = {row.id: row for row in batch.users.values() if of_shard(row.id) == d.shard}
+    left_tokens = {row.id: row for row in batch.tokens.values() if of_shard(row.user_id) == d.shard}
+    tokens_of: dict[int, list[TokenRow]] = {}
+    for row in left_tokens.values():
+        tokens_of.setdefault(row.user_id, []).append(row)
+    chunks = _by_user(batch.entries)
     for chunk in chunks:
-        last = chunk is chunks[-1]
         user_ids = {entry.user_id for entry in chunk}
-        users = [row for row in left_users.values() if last or row.id in user_ids]
-        tokens = [row for row in left_tokens.values() if last or row.user_id in user_ids]
-        for user in users:
-            del left_users[user.id]
-        for token in tokens:
-            del left_tokens[token.id]
+        users = [left_users.pop(user_id) for user_id in user_ids if user_id in left_users]
+        tokens = [row for user_id in user_ids for row in tokens_of.pop(user_id, ())]
+        if chunk is chunks[-1]:
+            users += left_users.values()
+            tokens += [row for rows in tokens_of.values() for row in rows]
         calls.append(
-            commands.settled(shard, entries=chunk, users=users, tokens=tokens, read_ms=lease.now_ms, epoch=lease.epoch)
+            d.commands.settled(
+                d.shard, entries=chunk, users=users, tokens=tokens, read_ms=batch.lease.now_ms, epoch=batch.lease.epoch
+            )
         )
     removed = yield from ask_all(calls)
     if not any(taken + gone for taken, gone, _ in removed):
         # Reading them again would book nothing and remove nothing, for ever.
-        first = entries[0].entry_id
-        raise OutboxStuck(f"Outbox {shard}: none of {len(entries)} events can be removed, from {first} on.")
+        first, count = batch.entries[0].entry_id, len(batch.entries)
+        raise OutboxStuck(f"Outbox {d.shard}: none of {count} events can be removed, from {first} on.")
+    yield from _report(batch, d.done)
+
+
+def _report(batch: _Batch, done: Drained) -> Flow[None]:
+    for letter, number in zip(batch.refused, batch.numbers, strict=True):
+        yield from _show_in_flower(letter, number)
+    done.posted += batch.outcomes[Posted.POSTED]
+    done.duplicates += batch.outcomes[Posted.DUPLICATE]
+    done.dead_lettered += len(batch.refused)
+    done.request_ids += [entry.request_id for entry in batch.entries[: max(0, 20 - len(done.request_ids))]]
+    done.lag_ms = max(done.lag_ms, batch.lease.now_ms - batch.entries[0].filed_ms)
 
 
 def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:

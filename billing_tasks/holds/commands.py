@@ -251,9 +251,9 @@ class Commands:
             lambda reply: outcomes.HandOver(text(reply[0])),
         )
 
-    def read_outbox(self, shard: int, *, count: int) -> Command[list[OutboxEntry]]:
-        """The oldest events, which stay where they are until `settled`."""
-        words = ("XRANGE", self.keys.outbox(shard), "-", "+", "COUNT", count)
+    def read_outbox(self, shard: int, *, count: int, after: str | None = None) -> Command[list[OutboxEntry]]:
+        """The oldest events, or the oldest after an entry; they stay where they are until `settled`."""
+        words = ("XRANGE", self.keys.outbox(shard), "-" if after is None else f"({after}", "+", "COUNT", count)
         return Command(words, lambda reply: [parse_entry(raw) for raw in reply])
 
     def settled(

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import sqlalchemy as sa
 
-from billing_tasks.events import Event, Posted, PostedBatch
+from billing_tasks.events import Event, Kind, Posted, PostedBatch
 from billing_tasks.ledger.dead_letters import COLUMNS, letter_of, marking
 from billing_tasks.ledger.models import Letter
 from billing_tasks.ledger.part import Part
@@ -50,7 +51,10 @@ class Attempts(Part):
             letter = None if row is None else letter_of(row)
             if letter is None or not letter.open:
                 return letter, None
-            batch = post_one(connection, shard, event)
+            # Its quota was not set aside any more since it left the outbox, so it was used like usage without a hold;
+            # `verify` takes that as the reason if others used the same quota meanwhile.
+            late = msgspec.structs.replace(event, held_quota=0) if event.kind is Kind.CONSUME else event
+            batch = post_one(connection, shard, late)
             connection.execute(marking(letter_id, verdict(letter, batch.outcomes[0])))
             return letter, batch
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
@@ -15,7 +17,7 @@ from billing_tasks.flows import decide, letters, retry
 from billing_tasks.give_back import GiveBack
 from billing_tasks.ids import new_request_id
 from billing_tasks.ledger import LetterState
-from tests.conftest import MakeBilling
+from tests.conftest import Billing, MakeBilling
 from tests.letters.conftest import Letters, charge, refund_of, usage
 
 RETRYING, FAILED, RESOLVED, DISCARDED = LetterState
@@ -105,11 +107,25 @@ def test_a_reason_that_changes_is_told_and_ends_the_retries(mail: Letters) -> No
     )
 
 
-def test_a_month_without_partition_is_tried_again_after_it_was_made(mail: Letters) -> None:
-    billing, payer = mail.billing, mail.billing.payer()
+@contextmanager
+def without_partition(billing: Billing) -> Iterator[None]:
+    """Nothing of this month can be booked while the block lasts."""
     (name,) = billing.sql("select 'billing.ledger_entries_' || to_char(now() at time zone 'UTC', 'YYYY_MM')")[0]
     billing.sql(f"alter table billing.ledger_entries detach partition {name}")
     try:
+        yield
+    finally:
+        month = "date_trunc('month', now() at time zone 'UTC')"
+        ends = [f"({month}) at time zone 'UTC'", f"({month} + interval '1 month') at time zone 'UTC'"]
+        low, high = (billing.sql(f"select billing.first_entry_id({end})")[0][0] for end in ends)
+        billing.sql(
+            f"alter table billing.ledger_entries attach partition {name} for values from ('{low}') to ('{high}')"
+        )
+
+
+def test_a_month_without_partition_is_tried_again_after_it_was_made(mail: Letters) -> None:
+    billing, payer = mail.billing, mail.billing.payer()
+    with without_partition(billing):
         reservation = billing.reserve(payer, 100)
         billing.use(reservation, 40)
         billing.settle()
@@ -118,15 +134,21 @@ def test_a_month_without_partition_is_tried_again_after_it_was_made(mail: Letter
         assert "migrate" in letter.error
         assert mail.attempt(letter.id) == "LedgerRefusedData"
         assert mail.get(letter.id).reason == "no_partition"
-    finally:
-        month = "date_trunc('month', now() at time zone 'UTC')"
-        ends = [f"({month}) at time zone 'UTC'", f"({month} + interval '1 month') at time zone 'UTC'"]
-        low, high = (billing.sql(f"select billing.first_entry_id({end})")[0][0] for end in ends)
-        billing.sql(
-            f"alter table billing.ledger_entries attach partition {name} for values from ('{low}') to ('{high}')"
-        )
     assert mail.attempt(letter.id) == "posted"
     assert billing.accounts.user(payer[0]).used_quota == 40
+
+
+def test_a_charge_that_was_a_dead_letter_explains_a_balance_below_zero(mail: Letters) -> None:
+    """Its quota was not set aside meanwhile and is used again: late usage, and no broken guarantee."""
+    billing, payer = mail.billing, mail.billing.payer(100)
+    with without_partition(billing):
+        billing.use(billing.reserve(payer, 100), 100)
+        billing.settle()
+    billing.use(billing.reserve(payer, 100), 100)
+    billing.settle()
+    assert mail.attempt(mail.only().id) == "posted"
+    assert billing.accounts.user(payer[0]).quota == -100
+    assert billing.verify().findings == []
 
 
 def test_an_attempt_that_never_comes_back_is_not_made_for_ever(make_billing: MakeBilling) -> None:

@@ -90,6 +90,7 @@ class Worker:
     flow: Any
     effect: Effect
     read: list[Filed] = field(default_factory=list)
+    before: list[Filed] = field(default_factory=list)  # read before that, and still in the outbox
     done: bool = False
 
 

@@ -121,9 +121,9 @@ class Model:
         """What a file of Redis would hold now."""
         return Saved(dict(self.holds), dict(self.closed), [list(events) for events in self.outbox])
 
-    def read(self, shard: int, count: int) -> list[Filed]:
-        """What a worker finds: the oldest events, of one epoch."""
-        found = self.outbox[shard][:count]
+    def read(self, shard: int, count: int, behind: list[Filed]) -> list[Filed]:
+        """What a worker finds behind what it is booking: the oldest events, of one epoch."""
+        found = [event for event in self.outbox[shard] if event not in behind][:count]
         return [event for event in found if event.epoch == found[0].epoch]
 
     def settled(self, shard: int, events: list[Filed]) -> None:

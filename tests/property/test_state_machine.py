@@ -44,6 +44,7 @@ from tests.property.machine import (
     users,
 )
 from tests.property.model import OWNERS, SHARDS, SLOTS
+from tests.settle.turns import in_turns
 
 EXAMPLES = int(os.environ.get("BILLING_TEST_EXAMPLES", "0"))
 PROFILE = settings(
@@ -89,9 +90,10 @@ class History(Machine):
 
     def _new_worker(self, shard: int) -> Worker:
         b = self.billing
-        flow = settle.drain(
+        drain = settle.drain(
             shard, owner=secrets.token_hex(4), commands=b.runtime.commands, settings=b.settings, now=time.monotonic
         )
+        flow = in_turns(drain, lambda: True)
         return Worker(shard, flow, next(flow))
 
     def _work(self, worker: Worker, effects: int) -> None:
@@ -112,15 +114,19 @@ class History(Machine):
         reply = self.billing.runtime.perform(effect)
         self.reading = None
         if isinstance(effect, Command) and effect.words[0] == "XRANGE":
-            worker.read = m.read(worker.shard, BATCH) if reply else []
+            behind = worker.before = worker.read if effect.words[2] != "-" else []
+            outbox = [event for event in m.outbox[worker.shard] if event not in behind]
+            worker.read = m.read(worker.shard, BATCH, behind) if reply else []
             found = [(entry.kind, self.slots[entry.request_id], entry.weight) for entry in reply]
-            wanted = [(event.kind, event.slot, event.weight) for event in m.outbox[worker.shard][:BATCH]]
+            wanted = [(event.kind, event.slot, event.weight) for event in outbox[:BATCH]]
             assert found == wanted, f"the outbox holds {found}, right is {wanted}"
         elif isinstance(effect, Pipeline):
-            for event in worker.read:
+            leaving = worker.before or worker.read
+            worker.before = []
+            for event in leaving:
                 if event.refused or event.kind == "conflict":
                     assert (event.kind, self.ids[event.slot]) in self.kept, f"{event} left the outbox without a trace"
-            m.settled(worker.shard, worker.read)
+            m.settled(worker.shard, leaving)
         return reply
 
     @precondition(lambda self: self.letters)

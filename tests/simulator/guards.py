@@ -40,6 +40,7 @@ LUA: list[Guard] = [
         "load: too late",
         "a row read long ago is not loaded",
         Cut("lua:load", "if now_ms - began_ms > 5000 then return {'TOO_LATE'} end"),
+        survives="such a copy is dated back, so reserve loads it anew; unless PostgreSQL is away just then",
     ),
     _guard(
         "reserve: epoch",
@@ -107,14 +108,14 @@ LUA: list[Guard] = [
         "an older row never replaces a newer copy",
         Cut(
             "lua:settled",
-            "elseif (known[2] ~= epoch and known[3] ~= epoch) or known_version <= tonumber(version) then",
+            "elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then",
             "else",
         ),
     ),
     _guard(
         "settled: floor",
         "rows of another life say what is too old to load",
-        Cut("lua:settled", "if not trusted or known_version < tonumber(version) then", "if false then"),
+        Cut("lua:settled", "if not trusted or known_version < tonumber(row_version) then", "if false then"),
     ),
     _guard(
         "settled: epoch",
@@ -260,10 +261,12 @@ FLOWS: list[Guard] = [
         "a dead letter is kept before its event leaves the outbox",
         Cut(
             _SETTLE,
-            "    numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox\n"
-            "    yield from _settled(shard, entries, lease, batch, commands)\n",
-            "    yield from _settled(shard, entries, lease, batch, commands)\n"
-            "    numbers = yield from letters.keep(batch.refused)\n",
+            "    batch.numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox\n",
+        ),
+        Cut(
+            _SETTLE,
+            "    removed = yield from ask_all(calls)\n",
+            "    removed = yield from ask_all(calls)\n    batch.numbers = yield from letters.keep(batch.refused)\n",
         ),
     ),
     _guard(
@@ -276,7 +279,7 @@ FLOWS: list[Guard] = [
             "    removed = yield from ask_all(calls)\n"
             "    from billing_tasks.flows.copies import push_copies\n"
             "    yield from push_copies(\n"
-            "        lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=commands)\n",
+            "        batch.lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=d.commands)\n",
         ),
     ),
     _guard(
@@ -284,9 +287,9 @@ FLOWS: list[Guard] = [
         "events leave the outbox after they are booked",
         Cut(
             _SETTLE,
-            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n",
-            "    yield from _settled(shard, entries, lease, batch, commands)\n"
-            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n",
+            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "    yield from _settled(batch, meanwhile.d)\n"
+            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
     ),
     _guard(
@@ -294,12 +297,12 @@ FLOWS: list[Guard] = [
         "a batch's refunds are booked after its consumes",
         Cut(
             _SETTLE,
-            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n"
+            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n"
             "    for _, event in refunds:  # after the batch's consumes: a refund's charge may be among them\n"
             "        yield from _post_refund(event, batch)\n",
             "    for _, event in refunds:\n"
             "        yield from _post_refund(event, batch)\n"
-            "    yield from _post(bookable, batch, (entries[0].seq, entries[-1].seq))\n",
+            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
         survives="a refund that comes too early becomes a dead letter, which is tried again",
     ),

@@ -109,7 +109,9 @@ class History(Stage):
         message = self.broker.take()
         self.counts[f"task {message.task}"] += 1
         owner = f"worker{self.names['worker'] + 1}"
-        script = workers.task(message, self.world, settings=self.settings, owner=owner, now=lambda: self.clock)
+        script = workers.task(
+            message, self.world, settings=self.settings, owner=owner, now=lambda: self.clock, dice=self.dice
+        )
         self._enter("worker", script, does=f"{message.task} {message.kwargs}", message=message, mortal=True)
 
     def _sweeper_comes(self) -> None:

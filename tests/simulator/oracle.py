@@ -163,7 +163,7 @@ class Oracle:
     def _plain(self, words: tuple[Any, ...], reply: Any) -> None:
         if words[0] == "XRANGE":
             entries = reply if isinstance(reply, list) else [reply] if reply else []
-            self._shard_in(words[1]).read(entries, int(words[5]))
+            self._shard_in(words[1]).read(entries, int(words[5]), after=words[2].removeprefix("("))
         elif words[0] == "XLEN":
             right = len(self._shard_in(words[1]).outbox)
             demand(reply == right, Claim.ANSWERS, f"{reply} events wait, right is {right}")

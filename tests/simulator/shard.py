@@ -212,9 +212,9 @@ class Shard:
         self.outbox = [filed for filed in self.outbox if filed.entry_id not in found]
         return list(found.values()), len(set(named)) - len(found)
 
-    def read(self, entries: list[OutboxEntry], count: int) -> None:
-        """Compare what a reader found with the oldest events; from now on they can be named."""
-        right = self.outbox[:count]
+    def read(self, entries: list[OutboxEntry], count: int, after: str) -> None:
+        """Compare what a reader found with the oldest events after that one; from now on they can be named."""
+        right = [f for f in self.outbox if after == "-" or not f.entry_id or _place(f.entry_id) > _place(after)][:count]
         found = [(e.kind, e.request_id, e.user_id, e.token_id, e.weight, e.held) for e in entries]
         wanted = [(f.kind, f.event.request_id, f.event.user_id, f.event.token_id, f.weight, f.held) for f in right]
         demand(found == wanted, Claim.ANSWERS, f"the outbox holds {found}, right is {wanted}")
@@ -231,3 +231,8 @@ class Shard:
 
     def _file(self, kind: str, event: Event, weight: int, held: int) -> None:
         self.outbox.append(Filed(kind, event, weight, held, self.life))
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    epoch, seq = entry_id.split("-")
+    return int(epoch), int(seq)

@@ -13,16 +13,20 @@ from billing_tasks.flows import consume, expire, letters, refund, retry, ring, s
 from billing_tasks.flows.effects import Flow, InLedger, ask
 from billing_tasks.intake import consume_log_from, give_back_from
 from billing_tasks.settings import Settings
+from tests.settle.turns import in_turns
 from tests.simulator.actors import Script
 from tests.simulator.broker import Message
 from tests.simulator.world import SHARDS, TOKENS, World
 
 
-def task(message: Message, world: World, *, settings: Settings, owner: str, now: Callable[[], float]) -> Script:
+def task(
+    message: Message, world: World, *, settings: Settings, owner: str, now: Callable[[], float], dice: Random
+) -> Script:
     """What tasks.py does for a message."""
     commands, kwargs = world.commands, dict(message.kwargs)
     if message.task == messages.SETTLE:
-        yield from settle.drain(kwargs["shard"], owner=owner, commands=commands, settings=settings, now=now)
+        flow = settle.drain(kwargs["shard"], owner=owner, commands=commands, settings=settings, now=now)
+        yield from in_turns(flow, lambda: dice.random() < 0.4)
         return
     if "dead_letter" in kwargs:
         number, count = kwargs["dead_letter"], kwargs["attempt"]

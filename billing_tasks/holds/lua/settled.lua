@@ -25,36 +25,15 @@ Returns {removed, gone, mismatched}
 local meta, outbox = KEYS[1], KEYS[2]
 local prefix, read_ms, epoch, idle_seconds, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 --@include fence
---@include idle
 local current_epoch = fence(meta)
 local same_epoch = current_epoch == epoch
 local declared = {}
 for i = 3, #KEYS do declared[KEYS[i]] = true end
 
-local at = 6 + events * 3
-while at < #ARGV do -- the last one is for fence
-  local account, version, values = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch')
-  local known_version = tonumber(known[1] or 0)
-  if not same_epoch then
-    -- The rows were read in another life of this server, so they may be old by now; but whoever loads the
-    -- account in this life must not bring less than them, or the charge would count nowhere.
-    local trusted = known[2] == current_epoch or known[3] == current_epoch
-    if not trusted or known_version < tonumber(version) then
-      redis.call('HDEL', account, 'loaded_epoch')
-      redis.call('HSET', account, 'version', version, 'floor_epoch', current_epoch)
-    end
-  elseif (known[2] ~= epoch and known[3] ~= epoch) or known_version <= tonumber(version) then
-    redis.call('HSET', account, 'version', version, 'loaded_at', read_ms, 'loaded_epoch', epoch,
-      unpack(ARGV, at + 3, at + 2 + values))
-  end
-  at = at + 3 + values
-end
-
 -- From here on a Lua number skips integers.
 local MAX_EXACT = 9007199254740992
 local function take_off(account, weight)
-  if weight > 0 then redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight)) end
+  redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight))
 end
 
 local removed, gone, mismatched, weights = 0, 0, 0, {}
@@ -77,7 +56,7 @@ for i = 0, events - 1 do
         for _, account in ipairs({user, token}) do
           local sum = (weights[account] or 0) + weight
           if sum >= MAX_EXACT then
-            take_off(account, weights[account] or 0)
+            if weights[account] then take_off(account, weights[account]) end
             sum = weight
           end
           weights[account] = sum
@@ -86,6 +65,48 @@ for i = 0, events - 1 do
     end
   end
 end
-for account, weight in pairs(weights) do take_off(account, weight) end
-for i = 3, #KEYS do expire_if_idle(KEYS[i], idle_seconds) end
+
+-- Where in ARGV the row of an account begins.
+local row_of, at = {}, 6 + events * 3
+while at < #ARGV do -- the last one is for fence
+  row_of[KEYS[tonumber(ARGV[at])]] = at
+  at = at + 3 + tonumber(ARGV[at + 2])
+end
+
+-- The fields of a copy that this row makes better, for HSET.
+local function news(account, row, version, loaded_epoch, floor_epoch)
+  if not row then return {} end
+  local row_version, known_version = ARGV[row + 1], tonumber(version or 0)
+  if not same_epoch then
+    -- The row was read in another life of this server, so it may be old by now; but whoever loads the
+    -- account in this life must not bring less than it, or the charge would count nowhere.
+    local trusted = loaded_epoch == current_epoch or floor_epoch == current_epoch
+    if not trusted or known_version < tonumber(row_version) then
+      redis.call('HDEL', account, 'loaded_epoch')
+      return {'version', row_version, 'floor_epoch', current_epoch}
+    end
+  elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then
+    return {'version', row_version, 'loaded_at', read_ms, 'loaded_epoch', epoch,
+      unpack(ARGV, row + 3, row + 2 + tonumber(ARGV[row + 2]))}
+  end
+  return {}
+end
+
+-- One HMGET, one HSET for each: of ten commands per event this script once had, these are left.
+for i = 3, #KEYS do
+  local account = KEYS[i]
+  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch', 'held', 'unposted')
+  local fields = news(account, row_of[account], known[1], known[2], known[3])
+  local unposted, weight = tonumber(known[5] or 0), weights[account] or 0
+  if weight > 0 then
+    if math.abs(unposted) < MAX_EXACT then
+      fields[#fields + 1], fields[#fields + 2] = 'unposted', string.format('%.0f', unposted - weight)
+    else
+      take_off(account, weight)
+    end
+  end
+  if #fields > 0 then redis.call('HSET', account, unpack(fields)) end
+  -- A copy with nothing held and nothing unposted explains nothing: let it leave after a while.
+  if tonumber(known[4] or 0) == 0 and unposted == weight then redis.call('EXPIRE', account, idle_seconds) end
+end
 return {removed, gone, mismatched}
