@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgspec
 import psycopg
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -59,6 +60,8 @@ class Spy:
     def book_dead_letter(self, number: int, shard: int, event: Event, verdict: Any) -> Any:
         letter, batch = self._ledger.book_dead_letter(number, shard, event, verdict)
         if batch is not None:
+            if event.kind is Kind.CONSUME:  # nothing was set aside for it any more
+                event = msgspec.structs.replace(event, held_quota=0)
             self._machine.booked([event], [str(batch.outcomes[0])])
         return letter, batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from billing_tasks.errors import IdempotencyConflict
@@ -118,6 +119,8 @@ class WatchedLedger(Ledger):
         self._refuse([event])
         found, batch = super().book_dead_letter(letter_id, shard, event, verdict)
         if batch is not None:
+            if event.kind is Kind.CONSUME:  # nothing was set aside for it any more
+                event = msgspec.structs.replace(event, held_quota=0)
             post = self.books.refund if event.kind is Kind.REFUND else self.books.post_one
             self._staged.append(post(shard, event, batch))
             state = verdict(found, batch.outcomes[0]).state
