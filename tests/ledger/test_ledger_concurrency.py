@@ -12,6 +12,7 @@ from typing import TypeVar
 import psycopg
 import pytest
 
+from billing_tasks import events
 from billing_tasks.events import Posted
 from billing_tasks.ids import new_request_id
 from billing_tasks.ledger import upgrade
@@ -76,6 +77,18 @@ def test_two_shards_posting_the_same_users_never_deadlock(ledger, new_payer, sha
 
 def _deadlocks(sql) -> int:
     return sql.execute("select deadlocks from pg_stat_database where datname = current_database()").fetchone()[0]
+
+
+def test_a_release_waits_for_the_consume_of_its_hold_that_is_not_committed_yet(ledger, payer, shard, ledger_url):
+    charge = payer.consume(40, held_quota=100)
+    release = payer.release(100, request_id=charge.request_id)
+    with psycopg.connect(ledger_url) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("select billing.post_batch(%s, %s, null, null, null)", [shard, events.encode_all([charge])])
+        answer = thread.submit(ledger.post_batch, shard, [release])
+        while not other.execute("select count(*) from pg_locks where not granted").fetchone()[0]:
+            assert not answer.done(), "nothing kept the release from being booked as well"
+        other.commit()
+        assert answer.result().outcomes == [Posted.DUPLICATE]
 
 
 def test_racing_refunds_never_exceed_the_charge(ledger, payer, shard):
