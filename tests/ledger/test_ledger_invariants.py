@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from billing_tasks.ids import new_request_id
 from billing_tasks.ledger import Violation
+
+DAY_US = 86_400_000_000
 
 
 @pytest.fixture
@@ -88,3 +92,15 @@ def test_a_balance_below_zero_is_explained_by_late_usage_or_a_correction(spare_l
     spare_ledger.adjust_user(both.user.id, -10, new_request_id())
 
     assert spare_ledger.broken_invariants() == []
+
+
+@pytest.mark.parametrize(("days", "explained"), [(0, True), (-3, False), (3, False)])
+def test_a_balance_below_zero_is_explained_by_requests_under_way_when_redis_came_back_older(
+    spare_ledger, new_spare_payer, days, explained
+):
+    payer, now_us = new_spare_payer(quota=100), time.time_ns() // 1000
+    before, after = now_us - 9 * DAY_US, now_us + days * DAY_US
+    for epoch in (before, after):  # the quota that Redis had forgotten was granted again
+        spare_ledger.post_batch(1, [payer.consume(100, held_quota=100)], epoch=epoch, first_seq=1, last_seq=1)
+
+    assert what(spare_ledger) == (set() if explained else {"users.quota below zero without a reason"})

@@ -15,6 +15,10 @@ as $$
                sum(greatest(quota - held_quota, 0)) filter (where kind = 'consume') as beyond_holds,
                sum(-user_quota) filter (where kind = 'adjust' and user_quota < 0) as taken_away
         from billing.ledger_entries group by user_id
+    ), lives as (
+        -- An epoch is the moment, in microseconds, at which Redis began a new life.
+        select distinct to_timestamp(c.epoch / 1000000.0) as began from billing.outbox_cursors as c
+        where exists (select from billing.outbox_cursors as b where b.shard = c.shard and b.epoch < c.epoch)
     ), token_sums as (
         select token_id, sum(token_quota) as quota, sum(used_quota) as used_quota
         from billing.ledger_entries where token_id is not null group by token_id
@@ -33,9 +37,20 @@ as $$
     where u.used_quota <> coalesce(s.used_quota, 0)
     union all
     select 'users.quota below zero without a reason', u.id::text,
-           -(coalesce(s.beyond_holds, 0) + coalesce(s.taken_away, 0))::bigint, u.quota
+           -(coalesce(s.beyond_holds, 0) + coalesce(s.taken_away, 0) + forgotten.quota)::bigint, u.quota
     from billing.users as u left join user_sums as s on s.user_id = u.id
-    where u.quota < 0 and -u.quota > coalesce(s.beyond_holds, 0) + coalesce(s.taken_away, 0)
+    -- Requests that were under way when Redis began a new life. If it came back older it has forgotten their
+    -- holds and events, and others were granted the same quota; a worker that had read the events books them
+    -- all the same. A hold lasts a day at most; the minute is for clocks that differ.
+    cross join lateral (
+        select coalesce(sum(least(e.quota, e.held_quota)), 0) as quota
+        from billing.ledger_entries as e
+        where e.user_id = u.id and e.kind = 'consume' and e.held_quota > 0 and exists (
+            select from lives
+            where e.entry_id >= billing.first_entry_id(lives.began - interval '25 hours')
+              and e.entry_id < billing.first_entry_id(lives.began + interval '1 minute')
+              and e.created_at >= lives.began - interval '1 minute')) as forgotten
+    where u.quota < 0 and -u.quota > coalesce(s.beyond_holds, 0) + coalesce(s.taken_away, 0) + forgotten.quota
     union all
     select 'tokens.remain_quota', coalesce(t.id, s.token_id)::text, coalesce(s.quota, 0)::bigint, t.remain_quota
     from billing.tokens as t full join token_sums as s on s.token_id = t.id
