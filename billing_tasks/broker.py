@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 #: Unreadable messages kept per queue; older ones are dropped.
 UNREADABLE_KEPT = 1000
 
-#: Lists and objects inside one another. Pickle recurses into each, to a depth that depends on the version of Python
-#: and on who called it: with 3.11 it failed at some 300, sometimes.
-DEEPEST = 100
+#: Lists and objects inside one another: more than a ConsumeLog's usage may have (200), and far less than what pickle,
+#: which recurses into each, can take: with Python 3.11 it failed at 900, if enough callers were above it.
+DEEPEST = 250
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 #: What Celery and kombu take for granted. The headers here are read after a pool process was set apart for the

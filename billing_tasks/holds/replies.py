@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
+from billing_tasks.events import Kind
 from billing_tasks.holds import outcomes
 
 R = TypeVar("R")
@@ -69,8 +72,7 @@ class Life:
     before_seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEntry:
+class OutboxEntry(msgspec.Struct, frozen=True):
     """One event as it lies in the outbox."""
 
     entry_id: str
@@ -120,10 +122,31 @@ def parse_hold(packed: bytes | None) -> HoldState | None:
     return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]))
 
 
+#: A number of more digits is nobody's id or quota (those end at 2^53), and fits into no bigint.
+_DIGITS = 18
+_FIELDS = [b"kind", b"request_id", b"user_id", b"token_id", b"weight", b"held", b"filed_ms", b"payload"]
+_KINDS = {kind.encode(): str(kind) for kind in Kind}
+
+
 def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
     """One element of an XRANGE reply. What a script of ours did not write still becomes an entry:
     it must be found, kept as a dead letter and removed, not block the shard."""
     entry_id, flat = raw
+    if flat[::2] == _FIELDS:  # as outbox.lua writes them
+        kind, request_id, user_id, token_id, weight, held, filed_ms, payload = flat[1::2]
+        lengths = len(user_id), len(token_id), len(weight), len(held), len(filed_ms)
+        if min(lengths) > 0 and max(lengths) <= _DIGITS and (user_id + token_id + weight + held + filed_ms).isdigit():
+            return OutboxEntry(
+                entry_id.decode(),
+                _KINDS.get(kind) or _word(kind),
+                request_id.decode("utf-8", "surrogateescape"),
+                int(user_id),
+                int(token_id),
+                int(weight),
+                int(held),
+                int(filed_ms),
+                payload,
+            )
     f = dict(zip(flat[::2], flat[1::2], strict=False))
     return OutboxEntry(
         entry_id.decode(),
@@ -143,7 +166,7 @@ def _word(value: bytes | None) -> str:
 
 
 def _number(value: bytes | None) -> int:
-    return int(value) if value is not None and value.isdigit() else 0
+    return int(value) if value is not None and value.isdigit() and len(value) <= _DIGITS else 0
 
 
 def read_reserved(reply: list[Any]) -> Reserved:

@@ -111,9 +111,25 @@ def test_entries_that_no_script_of_ours_wrote_are_kept_and_removed(make_billing:
     outbox = billing.runtime.commands.keys.outbox(0)
     billing.redis("XADD", outbox, "*", "what", "ever")
     billing.redis("XADD", outbox, "*", "kind", b"\xff", "weight", "-5", "user_id", "x", "payload", "y")
+    for wrong in ("", "9" * 5000, "-1", "0x10"):  # our fields, in our order, and no numbers in them
+        ours = (
+            "kind",
+            "consume",
+            "request_id",
+            "x",
+            "user_id",
+            wrong,
+            "token_id",
+            wrong * 3,
+            "weight",
+            wrong,
+            "held",
+            "0",
+        )
+        billing.redis("XADD", outbox, "*", *ours, "filed_ms", "1", "payload", "{}")
     done = [billing.settle() for _ in range(3)]
     assert sum(d.posted for d in done) == 1
-    assert sum(d.dead_lettered for d in done) == 2
+    assert sum(d.dead_lettered for d in done) == 6
     assert billing.verify().backlog == 0
     assert billing.available(payer[0]) == 1_000_000 - 40
 

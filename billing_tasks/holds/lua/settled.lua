@@ -46,7 +46,10 @@ for i = 0, events - 1 do
     local f = {}
     for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
     local user, token = prefix .. 'user:' .. (f.user_id or ''), prefix .. 'token:' .. (f.token_id or '')
-    local weight = tonumber(f.weight) or 0
+    -- Up to 18 digits, as Python reads it. What no script of ours wrote has no account to take it off from.
+    local digits = string.match(f.weight or '', '^%d+$') or ''
+    local weight = #digits <= 18 and tonumber(digits) or 0
+    if weight > 0 and not declared[user] and redis.call('EXISTS', user, token) == 0 then weight = 0 end
     local same = (f.request_id or '') == request_id and (f.kind or '') == kind
     if not same or (weight > 0 and not (declared[user] and declared[token])) then
       mismatched = mismatched + 1
