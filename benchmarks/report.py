@@ -46,11 +46,14 @@ def _figures(measure: str, book: Book) -> Table:
 
 
 def _over_its_pair(series: Series, book: Book) -> str:
-    """Of a call: the ratio to the one write beside it."""
+    """Of a call: the ratio to the one write beside it, over the same connections and by redis-py's client."""
     if ".ours." not in series.key:
         return ""
     ratio = book.ratio(series.key, series.key.replace(".ours.", ".limit."))
-    return "" if ratio is None else f"{ratio.median:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+    client = book.ratio(series.key, series.key.replace(".ours.", ".client."))
+    if ratio is None or client is None:
+        return ""
+    return f"{ratio.median:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}); redis-py {client.median:.2f}x"
 
 
 def _targets(judged: Sequence[Judged]) -> Table:

@@ -2,7 +2,7 @@
 
 From one caller and from 32 at once, from threads and from asyncio, with the
 append-only file synced always and every second. Accounts are warm, no worker runs,
-both sides take turns within a round. Beside it: the reference's reservation, which
+all sides take turns within a round. Beside it: the reference's reservation, which
 is four statements of PostgreSQL.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from benchmarks.backlog import consume_all, held_quota, hold_all, make_log, make_logs, some_users
@@ -64,11 +65,11 @@ def _measure(session: Session, ground: Ground, operation: Operation) -> None:
                     seed = 1000 * number + 10 * place + FSYNC.index(fsync)
                     users = some_users(session.size.calls, session.size.users, seed=seed)
                     side = _Asyncio if door == "asyncio" else _Threads
-                    ours, limit = side(ground, operation, users, at_once, session.size.blocks).run()
-                    way = f"{operation}.{fsync}.{door}{at_once}"
-                    says = f"{door}, {at_once} at once, {fsync}"
-                    _note(session.book, f"{way}.ours", f"{operation}: {says}", [ns / 1e6 for ns in ours])
-                    _note(session.book, f"{way}.limit", f"one write: {says}", [ns / 1e6 for ns in limit])
+                    timed = side(ground, operation, users, at_once, session.size.blocks).run()
+                    for who, says in (("ours", operation), ("limit", "one write"), ("client", "one write, redis-py")):
+                        key = f"{operation}.{fsync}.{door}{at_once}.{who}"
+                        latencies = [ns / 1e6 for ns in getattr(timed, who)]
+                        _note(session.book, key, f"{says}: {door}, {at_once} at once, {fsync}", latencies)
         ground.drain()
 
 
@@ -83,8 +84,17 @@ def in_blocks(items: Sequence[T], blocks: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
+@dataclass(slots=True)
+class Timed:
+    """Nanoseconds of each call, by side."""
+
+    ours: list[int] = field(default_factory=list)
+    limit: list[int] = field(default_factory=list)  # one write over the product's connections
+    client: list[int] = field(default_factory=list)  # one write by redis-py's client
+
+
 class _Threads:
-    """One round of one way: timed calls of both sides in turns, and what makes them possible, untimed."""
+    """One round of one way: timed calls of all sides in turns, and what makes them possible, untimed."""
 
     def __init__(self, ground: Ground, operation: Operation, users: list[int], at_once: int, blocks: int) -> None:
         self.ground, self.operation, self.at_once = ground, operation, at_once
@@ -94,22 +104,22 @@ class _Threads:
         self.first = (users * at_once)[: 4 * at_once]  # untimed: opens every connection
         ground.warm(users)
 
-    def run(self) -> tuple[list[int], list[int]]:
-        """Nanoseconds of each call: ours, and the limit's."""
-        ours: list[int] = []
-        limit: list[int] = []
-        write = one_write.writer(self.ground)
-        time_calls(write, self.first, self.at_once)
-        time_calls(self._reserve, self.first, self.at_once)
+    def run(self) -> Timed:
+        """All sides in turns, block by block."""
+        timed = Timed()
+        write, client_write = one_write.writer(self.ground), one_write.client_writer(self.ground)
+        for untimed in (write, client_write, self._reserve):
+            time_calls(untimed, self.first, self.at_once)
         time_calls(self.ground.bk.consume, self._used(), self.at_once)
         for users in self.blocks:
-            limit += time_calls(write, users, self.at_once)
+            timed.client += time_calls(client_write, users, self.at_once)
+            timed.limit += time_calls(write, users, self.at_once)
             if self.operation == "reserve":
-                ours += time_calls(self._reserve, users, self.at_once)
+                timed.ours += time_calls(self._reserve, users, self.at_once)
                 self._use_up()
             else:
-                ours += time_calls(self.ground.bk.consume, self._held(users), self.at_once)
-        return ours, limit
+                timed.ours += time_calls(self.ground.bk.consume, self._held(users), self.at_once)
+        return timed
 
     def _reserve(self, user: int) -> None:
         self.made.append(
@@ -134,15 +144,15 @@ class _Threads:
 class _Asyncio(_Threads):
     """The same through AsyncBookkeeper."""
 
-    def run(self) -> tuple[list[int], list[int]]:
+    def run(self) -> Timed:
         return asyncio.run(self._run())
 
-    async def _run(self) -> tuple[list[int], list[int]]:
-        ours: list[int] = []
-        limit: list[int] = []
+    async def _run(self) -> Timed:
+        timed = Timed()
         async with (
             AsyncBookkeeper.from_settings(self.ground.settings) as bk,
             one_write.async_writer(self.ground) as write,
+            one_write.async_client_writer(self.ground) as client_write,
         ):
 
             async def reserve(user: int) -> None:
@@ -150,14 +160,15 @@ class _Asyncio(_Threads):
                     await bk.pre_consume_quota(self.held, user_id=user, token_id=user, price=self.ground.price)
                 )
 
-            await time_awaited(write, self.first, self.at_once)
-            await time_awaited(reserve, self.first, self.at_once)
+            for untimed in (write, client_write, reserve):
+                await time_awaited(untimed, self.first, self.at_once)
             await time_awaited(bk.consume, self._used(), self.at_once)
             for users in self.blocks:
-                limit += await time_awaited(write, users, self.at_once)
+                timed.client += await time_awaited(client_write, users, self.at_once)
+                timed.limit += await time_awaited(write, users, self.at_once)
                 if self.operation == "reserve":
-                    ours += await time_awaited(reserve, users, self.at_once)
+                    timed.ours += await time_awaited(reserve, users, self.at_once)
                     self._use_up()
                 else:
-                    ours += await time_awaited(bk.consume, self._held(users), self.at_once)
-        return ours, limit
+                    timed.ours += await time_awaited(bk.consume, self._held(users), self.at_once)
+        return timed

@@ -1,8 +1,9 @@
 """The limit of the inline path: a script that does one HINCRBY.
 
-Nothing that keeps quota inside Redis can be faster than one atomic write there. It is
-sent by the same client over the same pool of connections, with the same settings,
-to the same server, which syncs it to disk like any other write.
+Nothing that keeps quota inside Redis can be faster than one atomic write there. The
+limit is sent the way the product sends its own scripts, over the same connections,
+to the same server, which syncs it to disk like any other write. Beside it: the same
+script by redis-py's client, as an application would call it.
 """
 
 from __future__ import annotations
@@ -16,28 +17,53 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from benchmarks.ground import Ground
+from billing_tasks.holds.aio import AsyncHoldStore
+from billing_tasks.holds.commands import Command
 from billing_tasks.holds.store import connection_options
 
 SCRIPT = "return redis.call('HINCRBY', KEYS[1], 'held', ARGV[1])"
 
 
+def _load(ground: Ground) -> Any:
+    return ground.redis("SCRIPT", "LOAD", SCRIPT)
+
+
+def _words(sha: Any, user: int) -> tuple[Any, ...]:
+    return "EVALSHA", sha, 1, f"limit:{user}", 600
+
+
 def writer(ground: Ground) -> Callable[[int], object]:
-    """A call that adds to one user's counter, in one round trip."""
-    client = ground.runtime.holds.client
-    sha = client.execute_command("SCRIPT", "LOAD", SCRIPT)
-    return lambda user: client.execute_command("EVALSHA", sha, 1, f"limit:{user}", 600)
+    """A call that adds to one user's counter, in one round trip, over the product's connections."""
+    sha, send = _load(ground), ground.runtime.holds.send
+    return lambda user: send(Command(_words(sha, user), int))
+
+
+def client_writer(ground: Ground) -> Callable[[int], object]:
+    """The same by redis-py's client."""
+    sha, execute = _load(ground), ground.runtime.holds.client.execute_command
+    return lambda user: execute(*_words(sha, user))
 
 
 @asynccontextmanager
 async def async_writer(ground: Ground) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
-    """The same for asyncio, over a pool made as the product makes its own."""
+    """`writer` for asyncio."""
+    sha, store = _load(ground), AsyncHoldStore(ground.runtime.holds)
+    try:
+        yield lambda user: store.send(Command(_words(sha, user), int))
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def async_client_writer(ground: Ground) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+    """`client_writer` for asyncio."""
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         ground.settings.cache_url, retry=Retry(NoBackoff(), 0), **connection_options(ground.settings)
     )
     client: Any = redis.asyncio.Redis(connection_pool=pool)  # its types don't cover execute_command
     client.response_callbacks.clear()
-    sha = await client.execute_command("SCRIPT", "LOAD", SCRIPT)
+    sha = _load(ground)
     try:
-        yield lambda user: client.execute_command("EVALSHA", sha, 1, f"limit:{user}", 600)
+        yield lambda user: client.execute_command(*_words(sha, user))
     finally:
         await client.aclose(close_connection_pool=True)
