@@ -198,6 +198,7 @@ SQL: list[Guard] = [
         Cut(
             "sql:post_batch", "perform from billing.tokens where id = any (v_token_ids) order by id for no key update;"
         ),
+        survives="Redis must come back older while a consume waits before COMMIT; test_ledger_concurrency.py shows it",
     ),
     _guard(
         "post_batch: a hold that was used",

@@ -20,7 +20,7 @@ from tests.simulator.reckoning import play
 from tests.simulator.world import World, open_world
 
 #: Enough on an idle machine to play SEEDS; a busy one plays fewer, but never fewer than LEAST.
-SECONDS = 30
+SECONDS = 45
 SEEDS = int(os.environ.get("BILLING_TEST_SEEDS", "300"))
 LEAST = 20
 
