@@ -122,9 +122,8 @@ def parse_hold(packed: bytes | None) -> HoldState | None:
     return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]))
 
 
-#: A number of more digits is nobody's id or quota (those end at 2^53), and fits into no bigint.
-_DIGITS = 18
-_FIELDS = [b"kind", b"request_id", b"user_id", b"token_id", b"weight", b"held", b"filed_ms", b"payload"]
+#: As outbox.lua writes it and entry.lua reads it; numbers of more digits are nobody's id or quota and fit no bigint.
+_EVENT = re.compile(rb"([A-Za-z]+) (\S+) " + rb" ".join([rb"(\d{1,18})"] * 5))
 _KINDS = {kind.encode(): str(kind) for kind in Kind}
 
 
@@ -132,41 +131,21 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
     """One element of an XRANGE reply. What a script of ours did not write still becomes an entry:
     it must be found, kept as a dead letter and removed, not block the shard."""
     entry_id, flat = raw
-    if flat[::2] == _FIELDS:  # as outbox.lua writes them
-        kind, request_id, user_id, token_id, weight, held, filed_ms, payload = flat[1::2]
-        lengths = len(user_id), len(token_id), len(weight), len(held), len(filed_ms)
-        if min(lengths) > 0 and max(lengths) <= _DIGITS and (user_id + token_id + weight + held + filed_ms).isdigit():
-            return OutboxEntry(
-                entry_id.decode(),
-                _KINDS.get(kind) or _word(kind),
-                request_id.decode("utf-8", "surrogateescape"),
-                int(user_id),
-                int(token_id),
-                int(weight),
-                int(held),
-                int(filed_ms),
-                payload,
-            )
-    f = dict(zip(flat[::2], flat[1::2], strict=False))
+    written = _EVENT.fullmatch(flat[1]) if flat[0] == b"event" and len(flat) == 4 and flat[2] == b"payload" else None
+    if written is None:
+        return OutboxEntry(entry_id.decode(), "", "", 0, 0, 0, 0, 0, b" ".join(flat))
+    kind, request_id, user_id, token_id, weight, held, filed_ms = written.groups()
     return OutboxEntry(
         entry_id.decode(),
-        _word(f.get(b"kind")),
-        _word(f.get(b"request_id")),
-        _number(f.get(b"user_id")),
-        _number(f.get(b"token_id")),
-        _number(f.get(b"weight")),
-        _number(f.get(b"held")),
-        _number(f.get(b"filed_ms")),
-        f.get(b"payload", b""),
+        _KINDS.get(kind) or kind.decode(),
+        request_id.decode("utf-8", "surrogateescape"),
+        int(user_id),
+        int(token_id),
+        int(weight),
+        int(held),
+        int(filed_ms),
+        flat[3],
     )
-
-
-def _word(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "surrogateescape")
-
-
-def _number(value: bytes | None) -> int:
-    return int(value) if value is not None and value.isdigit() and len(value) <= _DIGITS else 0
 
 
 def read_reserved(reply: list[Any]) -> Reserved:

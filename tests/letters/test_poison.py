@@ -77,10 +77,9 @@ def test_an_entry_of_an_outbox_with_any_payload_leaves_it_and_is_never_booked(
     billing = make_billing(shards=1)
     mail, payer, request_id = Letters(billing), billing.payer(), new_request_id()
     billing.use(billing.reserve(payer, 100), 40)
-    fields = {"kind": kind, "request_id": request_id, "user_id": payer[0], "token_id": payer[1], "weight": 0, "held": 0}
+    event = f"{kind} {request_id} {payer[0]} {payer[1]} 0 0 0"
     payload = PAYLOADS[name].replace(b"ID", request_id.encode())
-    stranger = [word for pair in {**fields, "payload": payload}.items() for word in pair]
-    billing.redis("XADD", billing.runtime.commands.keys.outbox(0), "*", *stranger)
+    billing.redis("XADD", billing.runtime.commands.keys.outbox(0), "*", "event", event, "payload", payload)
     for _ in range(2):
         billing.settle()
     assert billing.verify().backlog == 0

@@ -127,7 +127,7 @@ LUA: list[Guard] = [
     _guard(
         "settled: removal",
         "weight leaves with its event",
-        Cut("lua:settled", "elseif redis.call('XDEL', outbox, id) == 1 then", "else"),
+        Cut("lua:settled", "#leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0", "#leaving"),
     ),
     _guard(
         "settled: weight from the caller",
@@ -144,10 +144,10 @@ LUA: list[Guard] = [
         ),
         Cut(
             "lua:settled",
-            "      removed = removed + 1\n",
-            "      removed = removed + 1\n"
+            "      leaving[#leaving + 1] = id\n",
+            "      leaving[#leaving + 1] = id\n"
             "      redis.call('HSET', prefix .. 'said:' .. id,"
-            " 'weight', weight, 'user_id', f.user_id, 'token_id', f.token_id)\n",
+            " 'weight', weight, 'user_id', user_id, 'token_id', token_id)\n",
         ),
     ),
     _guard(

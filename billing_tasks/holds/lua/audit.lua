@@ -22,6 +22,7 @@ or nothing if the shard has more than `most`
 local account, due, outbox = KEYS[1], KEYS[2], KEYS[3]
 local prefix, which, id, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 --@include hold
+--@include entry
 --@include explained
 local holds, weights = explained(prefix, due, outbox, which, id, most)
 if not holds then return {} end

@@ -23,6 +23,7 @@ vanished with what it explains, else below 0; or nothing if the shard has more t
 local account, due, outbox = KEYS[1], KEYS[2], KEYS[3]
 local prefix, which, id, idle_seconds, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 --@include hold
+--@include entry
 --@include explained
 --@include idle
 local held, unposted = unpack(redis.call('HMGET', account, 'held', 'unposted'))

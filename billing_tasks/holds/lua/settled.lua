@@ -25,6 +25,7 @@ Returns {removed, gone, mismatched}
 local meta, outbox = KEYS[1], KEYS[2]
 local prefix, read_ms, epoch, idle_seconds, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 --@include fence
+--@include entry
 local current_epoch = fence(meta)
 local same_epoch = current_epoch == epoch
 local declared = {}
@@ -36,25 +37,20 @@ local function take_off(account, weight)
   redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight))
 end
 
-local removed, gone, mismatched, weights = 0, 0, 0, {}
+local gone, mismatched, weights, leaving = 0, 0, {}, {}
 for i = 0, events - 1 do
   local id, request_id, kind = ARGV[6 + i * 3], ARGV[7 + i * 3], ARGV[8 + i * 3]
   local entry = redis.call('XRANGE', outbox, id, id)[1]
   if not entry then
     gone = gone + 1
   else
-    local f = {}
-    for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
-    local user, token = prefix .. 'user:' .. (f.user_id or ''), prefix .. 'token:' .. (f.token_id or '')
-    -- Up to 18 digits, as Python reads it. What no script of ours wrote has no account to take it off from.
-    local digits = string.match(f.weight or '', '^%d+$') or ''
-    local weight = #digits <= 18 and tonumber(digits) or 0
-    if weight > 0 and not declared[user] and redis.call('EXISTS', user, token) == 0 then weight = 0 end
-    local same = (f.request_id or '') == request_id and (f.kind or '') == kind
-    if not same or (weight > 0 and not (declared[user] and declared[token])) then
+    local its_kind, its_request_id, user_id, token_id, weight = read_entry(entry)
+    local user, token = prefix .. 'user:' .. user_id, prefix .. 'token:' .. token_id
+    if its_request_id ~= request_id or its_kind ~= kind
+      or (weight > 0 and not (declared[user] and declared[token])) then
       mismatched = mismatched + 1
-    elseif redis.call('XDEL', outbox, id) == 1 then
-      removed = removed + 1
+    else
+      leaving[#leaving + 1] = id
       if weight > 0 then
         for _, account in ipairs({user, token}) do
           local sum = (weights[account] or 0) + weight
@@ -68,6 +64,8 @@ for i = 0, events - 1 do
     end
   end
 end
+-- They are all there: nothing came between.
+local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0
 
 -- Where in ARGV the row of an account begins.
 local row_of, at = {}, 6 + events * 3

@@ -1,4 +1,4 @@
--- Needs hold. What an account's counters should be: the sum of its open holds, and of its events' weights.
+-- Needs hold and entry. What an account's counters should be: the sum of its open holds, and of its events' weights.
 -- Nothing if the shard has more than `most` of both: reading them would keep everybody else waiting.
 local function explained(prefix, due, outbox, which, id, most)
   if redis.call('ZCARD', due) + redis.call('XLEN', outbox) > tonumber(most) then return nil end
@@ -8,9 +8,8 @@ local function explained(prefix, due, outbox, which, id, most)
     if state == 'held' and (which == 'user' and user_id or token_id) == id then holds = holds + tonumber(quota) end
   end
   for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
-    local f = {}
-    for j = 1, #entry[2], 2 do f[entry[2][j]] = entry[2][j + 1] end
-    if f[which .. '_id'] == id then weights = weights + (tonumber(f.weight) or 0) end
+    local _, _, user_id, token_id, weight = read_entry(entry)
+    if (which == 'user' and user_id or token_id) == id then weights = weights + weight end
   end
   return holds, weights
 end
