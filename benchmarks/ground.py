@@ -10,12 +10,13 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import redis
 
 from billing_tasks.bookkeeper import Bookkeeper
 from billing_tasks.flows import settle, verify
@@ -84,6 +85,13 @@ class Ground:
     def settle_down(self) -> None:
         """Write out what is dirty now, so that the next measure does not pay for the last one."""
         self._sql.execute("checkpoint")
+        # Filling makes the append-only file grow so fast that it would be rewritten in the middle of a measure.
+        with suppress(redis.ResponseError):  # it is being rewritten already
+            self.redis("BGREWRITEAOF")
+        while b"aof_rewrite_in_progress:1" in (info := self.redis("INFO", "persistence")) or (
+            b"aof_rewrite_scheduled:1" in info
+        ):
+            time.sleep(POLL_SECONDS)
 
     def empty(self) -> None:
         """No accounts, no history, and nothing in Redis (for every ground on these servers)."""

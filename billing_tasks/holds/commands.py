@@ -201,21 +201,21 @@ class Commands:
     def load_user(self, row: UserRow, *, began_ms: int, epoch: str) -> Command[outcomes.Load]:
         """load.lua for a user"""
         shard = row.id % self.keys.shards
-        return self._load(shard, self.keys.user(row.id), row.version, user_fields(row), began_ms, epoch)
+        return self._load(shard, self.keys.user(row.id), (row.version, row.quota, user_facts(row)), began_ms, epoch)
 
     def load_token(self, row: TokenRow, *, began_ms: int, epoch: str) -> Command[outcomes.Load]:
         """load.lua for a token, in its owner's shard"""
         shard = row.user_id % self.keys.shards
         key = self.keys.token(row.user_id, row.id)
-        return self._load(shard, key, row.version, token_fields(row), began_ms, epoch)
+        return self._load(shard, key, (row.version, row.remain_quota, token_facts(row)), began_ms, epoch)
 
     def _load(
-        self, shard: int, key: str, version: int, fields: tuple[Any, ...], began_ms: int, epoch: str
+        self, shard: int, key: str, row: tuple[int, int, str], began_ms: int, epoch: str
     ) -> Command[outcomes.Load]:
         return call(
             "load",
             (self.keys.meta(shard), key),
-            (began_ms, epoch, self._idle_seconds, version, *fields),
+            (began_ms, epoch, self._idle_seconds, *row),
             lambda reply: outcomes.Load(text(reply[0])),
         )
 
@@ -276,12 +276,10 @@ class Commands:
         rows: list[Any] = []
         for user in users:
             number = numbers.setdefault(k.user(user.id), len(numbers) + 3)
-            fields = user_fields(user)
-            rows += (number, user.version, len(fields), *fields)
+            rows += (number, user.version, user.quota, user_facts(user))
         for token in tokens:
             number = numbers.setdefault(k.token(token.user_id, token.id), len(numbers) + 3)
-            fields = token_fields(token)
-            rows += (number, token.version, len(fields), *fields)
+            rows += (number, token.version, token.remain_quota, token_facts(token))
         events: list[str | bytes] = []
         for entry in entries:
             words = (entry.request_id, entry.kind)
@@ -337,25 +335,15 @@ class Commands:
         return Command(words, lambda reply: Life(*(int(number or 0) for number in reply)))
 
 
-def user_fields(row: UserRow) -> tuple[Any, ...]:
-    """What Redis keeps of a user's row, beside the version."""
-    return ("balance", row.quota, "status", row.status, "group", row.group_name)
+def user_facts(row: UserRow) -> str:
+    """What a reservation must know of a user beside the balance: "<status>"."""
+    return row.status
 
 
-def token_fields(row: TokenRow) -> tuple[Any, ...]:
-    """What Redis keeps of a token's row, beside the version."""
-    return (
-        "balance",
-        row.remain_quota,
-        "status",
-        row.status,
-        "user_id",
-        row.user_id,
-        "unlimited",
-        int(row.unlimited_quota),
-        "expires_at",
-        "" if row.expires_at_ms is None else row.expires_at_ms,
-    )
+def token_facts(row: TokenRow) -> str:
+    """The same of a token: "<status> <user_id> <unlimited: 0 or 1> <expires_at in ms, or ->"."""
+    expires_at = "-" if row.expires_at_ms is None else row.expires_at_ms
+    return f"{row.status} {row.user_id} {int(row.unlimited_quota)} {expires_at}"
 
 
 def call(name: str, keys: tuple[str, ...], args: tuple[Any, ...], read: Callable[[Any], R]) -> Command[R]:

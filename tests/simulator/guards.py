@@ -45,7 +45,7 @@ LUA: list[Guard] = [
     _guard(
         "reserve: epoch",
         "a copy of an older life is not used",
-        Cut("lua:reserve", "if u[6] ~= epoch or t[6] ~= epoch then", "if not u[6] or not t[6] then"),
+        Cut("lua:reserve", "if u[6] ~= epoch or t[6] ~= epoch or not (u[4] and t[4])", "if not (u[4] and t[4])"),
     ),
     _guard(
         "fence: run_id",

@@ -14,7 +14,8 @@ ARGV[1] began_ms      this server's clock when the reading began, as NOT_LOADED 
 ARGV[2] epoch         likewise
 ARGV[3] idle_seconds
 ARGV[4] version       of the row
-ARGV[5...] field, value, field, value ...; and the word for fence
+ARGV[5] balance       of the row, in quota
+ARGV[6] facts         what else a reservation must know of it (commands.user_facts, token_facts)
 
 Returns {outcome}
   LOADED       the copy is in place
@@ -33,6 +34,7 @@ local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epo
 local comparable = known[2] == epoch or known[3] == epoch
 if comparable and tonumber(known[1]) > tonumber(version) then return {'OLDER'} end
 
-redis.call('HSET', account, 'version', version, 'loaded_at', began_ms, 'loaded_epoch', epoch, unpack(ARGV, 5, #ARGV - 1))
+redis.call('HSET', account, 'version', version, 'loaded_at', began_ms, 'loaded_epoch', epoch,
+  'balance', ARGV[5], 'facts', ARGV[6])
 expire_if_idle(account, idle_seconds)
 return {'LOADED'}

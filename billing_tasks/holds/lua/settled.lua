@@ -18,7 +18,7 @@ ARGV[2] read_ms        this server's clock before the ledger was asked
 ARGV[3] epoch          likewise
 ARGV[4] idle_seconds
 ARGV[5] events         how many; then for each: entry id, request_id, kind
-ARGV[...] then for each row: key number in KEYS, version, count of values, field, value ...
+ARGV[...] then for each row: key number in KEYS, version, balance, facts (commands.user_facts, token_facts)
 
 Returns {removed, gone, mismatched}
 ]]
@@ -67,12 +67,9 @@ end
 -- They are all there: nothing came between.
 local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0
 
--- Where in ARGV the row of an account begins.
-local row_of, at = {}, 6 + events * 3
-while at < #ARGV do -- the last one is for fence
-  row_of[KEYS[tonumber(ARGV[at])]] = at
-  at = at + 3 + tonumber(ARGV[at + 2])
-end
+-- Where in ARGV the row of an account begins. The last word is for fence.
+local row_of = {}
+for at = 6 + events * 3, #ARGV - 4, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
 
 -- The fields of a copy that this row makes better, for HSET.
 local function news(account, row, version, loaded_epoch, floor_epoch)
@@ -88,7 +85,7 @@ local function news(account, row, version, loaded_epoch, floor_epoch)
     end
   elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then
     return {'version', row_version, 'loaded_at', read_ms, 'loaded_epoch', epoch,
-      unpack(ARGV, row + 3, row + 2 + tonumber(ARGV[row + 2]))}
+      'balance', ARGV[row + 2], 'facts', ARGV[row + 3]}
   end
   return {}
 end

@@ -34,6 +34,10 @@ DURABLE = {
     "maxmemory-policy": "noeviction",
 }
 
+#: The wheel's server uses glibc's malloc, where a script's many short words take a fifth of its time. With a longer
+#: list of pieces to use again (7 by default) scripts are 10 to 15 % faster; Redis as packaged brings jemalloc.
+MANY_SMALL_PIECES = "glibc.malloc.tcache_count=2000"
+
 
 class EmbeddedValkey(Supervised):
     """Valkey with its append-only file in an open state folder. `keeps=False`: it starts empty, as a broker may."""
@@ -69,7 +73,7 @@ class EmbeddedValkey(Supervised):
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]
         return Program(
             argv=(program, *options),
-            environ=quiet_environment(),
+            environ={**quiet_environment(), "GLIBC_TUNABLES": MANY_SMALL_PIECES},
             cwd=self._data,
             stop_steps=((signal.SIGTERM, 10.0),),
             ready_seconds=60.0,  # a long append-only file takes its time to load
