@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from billing_tasks.accounts import Accounts
@@ -30,7 +31,7 @@ def _accounts() -> Accounts:
 
 def _show_users(rows: list[UserRow], as_json: bool) -> None:
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json([msgspec.structs.asdict(row) for row in rows])
         return
     console.print(
         table(
@@ -43,7 +44,7 @@ def _show_users(rows: list[UserRow], as_json: bool) -> None:
 
 def _show_tokens(rows: list[TokenRow], as_json: bool) -> None:
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json([msgspec.structs.asdict(row) for row in rows])
         return
     console.print(
         table(
@@ -182,7 +183,7 @@ def top_up(
     """Add quota to a user, once per id."""
     row, new = _accounts().top_up(user_id, quota, top_up_id, note=note)
     if as_json:
-        print_json({"new": new, "user": asdict(row)})
+        print_json({"new": new, "user": msgspec.structs.asdict(row)})
         return
     console.print(
         f"Booked: user {user_id} has {row.quota:,} quota now ({usd(row.quota)})."

@@ -66,6 +66,8 @@ class _Batch:
     lease: LeaseReply
     entries: list[OutboxEntry]
     last: bool  # there was nothing behind it
+    bookable: list[tuple[OutboxEntry, Event]] = field(default_factory=list)
+    refunds: list[Event] = field(default_factory=list)
     outcomes: Counter[Posted] = field(default_factory=Counter)
     users: dict[int, UserRow] = field(default_factory=dict)
     tokens: dict[int, TokenRow] = field(default_factory=dict)
@@ -137,7 +139,14 @@ def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
     last = len(entries) < d.settings.batch_size
     if entries and entries[-1].epoch != entries[0].epoch:
         entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
-    return _Batch(d.shard, lease, entries, last)
+    batch = _Batch(d.shard, lease, entries, last)
+    for entry in entries:  # here and not when it is booked: PostgreSQL may be busy with the batch before it
+        event = _decode(entry, batch)
+        if event is not None and event.kind is Kind.REFUND:
+            batch.refunds.append(event)
+        elif event is not None:
+            batch.bookable.append((entry, event))
+    return batch
 
 
 def _settle(batch: _Batch, d: _Drainer) -> Flow[None]:
@@ -182,14 +191,8 @@ class _Meanwhile:
 
 def _book(batch: _Batch, meanwhile: _Meanwhile) -> Flow[None]:
     """In PostgreSQL, as entries or as dead letters."""
-    bookable: list[tuple[OutboxEntry, Event]] = []
-    refunds: list[tuple[OutboxEntry, Event]] = []
-    for entry in batch.entries:
-        event = _decode(entry, batch)
-        if event is not None:
-            (refunds if event.kind is Kind.REFUND else bookable).append((entry, event))
-    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
-    for _, event in refunds:  # after the batch's consumes: a refund's charge may be among them
+    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
+    for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them
         yield from _post_refund(event, batch)
     batch.numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox
 

@@ -269,10 +269,9 @@ class Commands:
         """settled.lua for at most SETTLED_AT_ONCE entries; reply: removed, gone, mismatched."""
         k = self.keys
         numbers: dict[str, int] = {}
-        for entry in entries:
-            if entry.weight:
-                numbers.setdefault(k.user(entry.user_id), len(numbers) + 3)
-                numbers.setdefault(k.token(entry.user_id, entry.token_id), len(numbers) + 3)
+        for user_id, token_id in {(entry.user_id, entry.token_id) for entry in entries if entry.weight}:
+            numbers.setdefault(k.user(user_id), len(numbers) + 3)
+            numbers.setdefault(k.token(user_id, token_id), len(numbers) + 3)
         rows: list[Any] = []
         for user in users:
             number = numbers.setdefault(k.user(user.id), len(numbers) + 3)
@@ -280,10 +279,7 @@ class Commands:
         for token in tokens:
             number = numbers.setdefault(k.token(token.user_id, token.id), len(numbers) + 3)
             rows += (number, token.version, token.remain_quota, token_facts(token))
-        events: list[str | bytes] = []
-        for entry in entries:
-            words = (entry.request_id, entry.kind)
-            events += (entry.entry_id, *(word.encode("utf-8", "surrogateescape") for word in words))
+        events = [word for entry in entries for word in (entry.entry_id, entry.event)]
         return call(
             "settled",
             (k.meta(shard), k.outbox(shard), *numbers),

@@ -72,7 +72,7 @@ class Life:
     before_seq: int
 
 
-class OutboxEntry(msgspec.Struct, frozen=True):
+class OutboxEntry(msgspec.Struct, frozen=True, gc=False):
     """One event as it lies in the outbox."""
 
     entry_id: str
@@ -84,6 +84,7 @@ class OutboxEntry(msgspec.Struct, frozen=True):
     held: int
     filed_ms: int  # the server's clock
     payload: bytes
+    event: bytes  # all of this but the payload, as the script wrote it; empty: no script of ours did
 
     @property
     def epoch(self) -> int:
@@ -133,7 +134,7 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
     entry_id, flat = raw
     written = _EVENT.fullmatch(flat[1]) if flat[0] == b"event" and len(flat) == 4 and flat[2] == b"payload" else None
     if written is None:
-        return OutboxEntry(entry_id.decode(), "", "", 0, 0, 0, 0, 0, b" ".join(flat))
+        return OutboxEntry(entry_id.decode(), "", "", 0, 0, 0, 0, 0, b" ".join(flat), b"")
     kind, request_id, user_id, token_id, weight, held, filed_ms = written.groups()
     return OutboxEntry(
         entry_id.decode(),
@@ -145,6 +146,7 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
         int(held),
         int(filed_ms),
         flat[3],
+        flat[1],
     )
 
 

@@ -36,21 +36,18 @@ TOKEN: Final = (
     Token.version,
 )
 
-# The arrays that billing.user_row and billing.token_row make, in their order.
-_user_array = tuple[int, int, int, int, str, str, int]
-_token_array = tuple[int, int, str, int, int, bool, str, int | None, int]
-_users = msgspec.json.Decoder(list[_user_array])
-_tokens = msgspec.json.Decoder(list[_token_array])
+_users = msgspec.json.Decoder(list[UserRow])
+_tokens = msgspec.json.Decoder(list[TokenRow])
 
 
 def users_from_json(text: str | None) -> list[UserRow]:
     """From a JSON array of what billing.user_row makes; None is an empty one."""
-    return [UserRow(*user) for user in _users.decode(text or "[]")]
+    return _users.decode(text or "[]")
 
 
 def tokens_from_json(text: str | None) -> list[TokenRow]:
     """From a JSON array of what billing.token_row makes; None is an empty one."""
-    return [TokenRow(*token) for token in _tokens.decode(text or "[]")]
+    return _tokens.decode(text or "[]")
 
 
 def user_row(row: Sequence[Any]) -> UserRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from billing_tasks.errors import Unavailable
@@ -157,9 +158,10 @@ def test_settled_takes_weight_and_owner_from_the_outbox_and_not_from_the_caller(
     consume(store, new_request_id(), 60)
     (entry,) = outbox(store)
     now = lease(store)
-    wrong = OutboxEntry(entry.entry_id, entry.kind, new_request_id(), USER, TOKEN, 1, 0, 0, b"")
+    other = entry.event.replace(entry.request_id.encode(), new_request_id().encode())
+    wrong = msgspec.structs.replace(entry, event=other)
     assert settled(store, [wrong], user=user_row(940, 6), since=now) == (0, 0, 1)
-    forged = OutboxEntry(entry.entry_id, entry.kind, entry.request_id, USER, TOKEN, 999_999, 0, 0, b"")
+    forged = msgspec.structs.replace(entry, weight=999_999)
     assert settled(store, [forged], user=user_row(940, 6), since=now) == (1, 0, 0)
     assert store.send(store.commands.balance(user_id=USER)).unposted == 0
 

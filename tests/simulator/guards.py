@@ -136,18 +136,8 @@ LUA: list[Guard] = [
             "lua:settled",
             "    gone = gone + 1",
             "    gone = gone + 1\n"
-            "    local said = redis.call('HMGET', prefix .. 'said:' .. id, 'weight', 'user_id', 'token_id')\n"
-            "    local w, u, t = unpack(said)\n"
-            "    for _, account in ipairs(w and {prefix .. 'user:' .. u, prefix .. 'token:' .. t} or {}) do\n"
-            "      weights[account] = (weights[account] or 0) + tonumber(w)\n"
-            "    end",
-        ),
-        Cut(
-            "lua:settled",
-            "      leaving[#leaving + 1] = id\n",
-            "      leaving[#leaving + 1] = id\n"
-            "      redis.call('HSET', prefix .. 'said:' .. id,"
-            " 'weight', weight, 'user_id', user_id, 'token_id', token_id)\n",
+            "    local u, t, w = string.match(ARGV[at + 1], '^%a+ %S+ (%d+) (%d+) (%d+) ')\n"
+            "    if w then add(key_of('user', u), tonumber(w)) add(key_of('token', t), tonumber(w)) end",
         ),
     ),
     _guard(
@@ -288,9 +278,9 @@ FLOWS: list[Guard] = [
         "events leave the outbox after they are booked",
         Cut(
             _SETTLE,
-            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
             "    yield from _settled(batch, meanwhile.d)\n"
-            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
     ),
     _guard(
@@ -298,12 +288,12 @@ FLOWS: list[Guard] = [
         "a batch's refunds are booked after its consumes",
         Cut(
             _SETTLE,
-            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n"
-            "    for _, event in refunds:  # after the batch's consumes: a refund's charge may be among them\n"
+            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n"
+            "    for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them\n"
             "        yield from _post_refund(event, batch)\n",
-            "    for _, event in refunds:\n"
+            "    for event in batch.refunds:\n"
             "        yield from _post_refund(event, batch)\n"
-            "    yield from _post(bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
         survives="a refund that comes too early becomes a dead letter, which is tried again",
     ),

@@ -242,7 +242,7 @@ class Oracle:
 
     def _settled(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
         count = int(args[4])
-        left, gone = at.settled([args[5 + i * 3] for i in range(count)])
+        left, gone = at.settled([args[5 + i * 2] for i in range(count)])
         right = (len(left), gone, 0)
         demand(reply == right, Claim.ANSWERS, f"settled answers {reply}, right is {right} (removed, gone, mismatched)")
         self.seen["settled, gone before"] += gone

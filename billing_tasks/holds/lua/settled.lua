@@ -17,7 +17,7 @@ ARGV[1] prefix         of this shard's keys
 ARGV[2] read_ms        this server's clock before the ledger was asked
 ARGV[3] epoch          likewise
 ARGV[4] idle_seconds
-ARGV[5] events         how many; then for each: entry id, request_id, kind
+ARGV[5] events         how many; then for each: entry id, and its event as the caller read it ('' if no script wrote it)
 ARGV[...] then for each row: key number in KEYS, version, balance, facts (commands.user_facts, token_facts)
 
 Returns {removed, gone, mismatched}
@@ -37,30 +37,60 @@ local function take_off(account, weight)
   redis.call('HINCRBY', account, 'unposted', string.format('-%.0f', weight))
 end
 
-local gone, mismatched, weights, leaving = 0, 0, {}, {}
-for i = 0, events - 1 do
-  local id, request_id, kind = ARGV[6 + i * 3], ARGV[7 + i * 3], ARGV[8 + i * 3]
+-- A user's events come together, so each account's key is built once.
+local keys_of = {user = {}, token = {}}
+local function key_of(which, id)
+  local key = keys_of[which][id]
+  if not key then
+    key = prefix .. which .. ':' .. id
+    keys_of[which][id] = key
+  end
+  return key
+end
+
+-- The weight that leaves with one more event of the account.
+local weights = {}
+local function add(account, weight)
+  local sum = (weights[account] or 0) + weight
+  if sum >= MAX_EXACT then
+    if weights[account] then take_off(account, weights[account]) end
+    sum = weight
+  end
+  weights[account] = sum
+end
+
+-- Owner and weight of an entry, if it is the one that the caller read.
+local function read_same(entry, said)
+  if said == '' then
+    if read_entry(entry) ~= '' then return nil end
+    return '', '', 0
+  end
+  if entry[2][2] ~= said then return nil end
+  local user_id, token_id, weight = string.match(said, '^%a+ %S+ (%d+) (%d+) (%d+) ')
+  return user_id, token_id, tonumber(weight)
+end
+
+local gone, mismatched, leaving = 0, 0, {}
+for at = 6, 4 + events * 2, 2 do
+  local id = ARGV[at]
   local entry = redis.call('XRANGE', outbox, id, id)[1]
   if not entry then
     gone = gone + 1
   else
-    local its_kind, its_request_id, user_id, token_id, weight = read_entry(entry)
-    local user, token = prefix .. 'user:' .. user_id, prefix .. 'token:' .. token_id
-    if its_request_id ~= request_id or its_kind ~= kind
-      or (weight > 0 and not (declared[user] and declared[token])) then
+    local user_id, token_id, weight = read_same(entry, ARGV[at + 1])
+    if not user_id then
       mismatched = mismatched + 1
+    elseif weight > 0 then
+      local user, token = key_of('user', user_id), key_of('token', token_id)
+      if declared[user] and declared[token] then
+        leaving[#leaving + 1] = id
+        add(user, weight)
+        add(token, weight)
+      else
+        mismatched = mismatched + 1
+      end
     else
       leaving[#leaving + 1] = id
-      if weight > 0 then
-        for _, account in ipairs({user, token}) do
-          local sum = (weights[account] or 0) + weight
-          if sum >= MAX_EXACT then
-            if weights[account] then take_off(account, weights[account]) end
-            sum = weight
-          end
-          weights[account] = sum
-        end
-      end
     end
   end
 end
@@ -69,10 +99,10 @@ local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 
 
 -- Where in ARGV the row of an account begins. The last word is for fence.
 local row_of = {}
-for at = 6 + events * 3, #ARGV - 4, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
+for at = 6 + events * 2, #ARGV - 4, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
 
--- The fields of a copy that this row makes better, for HSET.
-local function news(account, row, version, loaded_epoch, floor_epoch)
+-- The fields of a copy that this row makes better, for HSET; those that stay as they are cost more than a look.
+local function news(account, row, version, loaded_epoch, floor_epoch, facts)
   if not row then return {} end
   local row_version, known_version = ARGV[row + 1], tonumber(version or 0)
   if not same_epoch then
@@ -84,8 +114,10 @@ local function news(account, row, version, loaded_epoch, floor_epoch)
       return {'version', row_version, 'floor_epoch', current_epoch}
     end
   elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then
-    return {'version', row_version, 'loaded_at', read_ms, 'loaded_epoch', epoch,
-      'balance', ARGV[row + 2], 'facts', ARGV[row + 3]}
+    local fields = {'version', row_version, 'balance', ARGV[row + 2], 'loaded_at', read_ms}
+    if loaded_epoch ~= epoch then fields[7], fields[8] = 'loaded_epoch', epoch end
+    if facts ~= ARGV[row + 3] then fields[#fields + 1], fields[#fields + 2] = 'facts', ARGV[row + 3] end
+    return fields
   end
   return {}
 end
@@ -93,9 +125,9 @@ end
 -- One HMGET, one HSET for each: of ten commands per event this script once had, these are left.
 for i = 3, #KEYS do
   local account = KEYS[i]
-  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch', 'held', 'unposted')
-  local fields = news(account, row_of[account], known[1], known[2], known[3])
-  local unposted, weight = tonumber(known[5] or 0), weights[account] or 0
+  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch', 'facts', 'held', 'unposted')
+  local fields = news(account, row_of[account], known[1], known[2], known[3], known[4])
+  local unposted, weight = tonumber(known[6] or 0), weights[account] or 0
   if weight > 0 then
     if math.abs(unposted) < MAX_EXACT then
       fields[#fields + 1], fields[#fields + 2] = 'unposted', string.format('%.0f', unposted - weight)
@@ -105,6 +137,6 @@ for i = 3, #KEYS do
   end
   if #fields > 0 then redis.call('HSET', account, unpack(fields)) end
   -- A copy with nothing held and nothing unposted explains nothing: let it leave after a while.
-  if tonumber(known[4] or 0) == 0 and unposted == weight then redis.call('EXPIRE', account, idle_seconds) end
+  if tonumber(known[5] or 0) == 0 and unposted == weight then redis.call('EXPIRE', account, idle_seconds) end
 end
 return {removed, gone, mismatched}
