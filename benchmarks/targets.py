@@ -15,11 +15,16 @@ Direction = Literal["at most", "at least"]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Ours over the best of theirs, or ours alone if there is nothing beside it."""
+    """The best of ours over the best of theirs, or ours alone if there is nothing beside it."""
 
     name: str
-    ours: str
+    ours: str | tuple[str, ...]
     theirs: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of our figures."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,14 @@ def judge(targets: Iterable[Target], book: Book) -> list[Judged]:
 
 
 def _figure(way: Way, book: Book) -> float | None:
-    if way.theirs:
-        ratio = book.ratio(way.ours, *way.theirs)
-        return None if ratio is None else ratio.median
-    series = book.get(way.ours)
+    series = book.best(way.keys) or next(
+        filter(None, map(book.get, way.keys)), None
+    )  # one that is broken counts as nothing
     if series is None:
         return None
+    if way.theirs:
+        ratio = book.ratio(series.key, *way.theirs)
+        return None if ratio is None else ratio.median
     if series.counts:
         return series.median
     return float("inf") if series.unit.better == "lower" else 0.0
@@ -87,7 +94,7 @@ def all_targets(size: Size) -> list[Target]:
         *growths(),
         Target("light load, consume to posted, p99", "at most", 250, (Way("", "light.p99"),), "ms"),
         Target("Redis memory per open hold", "at most", 350, (Way("", "memory.hold"),), "bytes"),
-        Target("Redis memory per queued event", "at most", 600, (Way("", "memory.event"),), "bytes"),
+        Target("Redis memory per queued event", "at most", 600, (Way("", "memory.outbox"),), "bytes"),
     ]
 
 
@@ -119,12 +126,13 @@ def drains(size: Size) -> list[Target]:
 
 
 def cycles(size: Size) -> list[Target]:
-    """The better of our ways against the best of theirs: each side is taken as it is best set up."""
+    """Each side as it is best set up: with one gateway or two, with so many clients, with one process or two."""
+    ours = ("cycle.ours1.always", "cycle.ours2.always")
     reference = tuple(f"cycle.reference{clients}" for clients in size.clients)
     plain = ("cycle.plain1", "cycle.plain2")
     return [
-        Target("whole cycle over reference SQL", "at least", 2, (Way("", "cycle.ours1.always", reference),)),
-        Target("whole cycle over plain Celery", "at least", 8, (Way("", "cycle.ours1.always", plain),)),
+        Target("whole cycle over reference SQL", "at least", 2, (Way("", ours, reference),)),
+        Target("whole cycle over plain Celery", "at least", 8, (Way("", ours, plain),)),
     ]
 
 

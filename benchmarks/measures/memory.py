@@ -2,7 +2,7 @@
 
 Redis's own account of what it uses, without the buffers of its clients and of the
 append-only file, before and after. A request that was consumed leaves a tombstone
-beside its event for ten minutes; both count.
+for ten minutes, whether its event still waits or not; it is counted apart.
 """
 
 from __future__ import annotations

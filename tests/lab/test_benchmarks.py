@@ -106,6 +106,17 @@ def test_a_target_is_judged_by_its_worst_way_and_left_out_if_nothing_was_measure
     assert (above.figure, above.worst, above.reached) == (1, "one", False)
 
 
+def test_each_side_is_taken_as_it_is_best_set_up() -> None:
+    book = book_of(a__one=[10], a__two=[30], a__base=[10])
+    (judged,) = judge([Target("x", "at least", 3, (Way("", ("a.one", "a.two"), ("a.base",)),))], book)
+    assert (judged.figure, judged.reached) == (3, True)
+    for series in book.all():
+        if series.key != "a.base":
+            series.broken = ["guarantee 3 is broken"]
+    (judged,) = judge([Target("x", "at least", 3, (Way("", ("a.one", "a.two"), ("a.base",)),))], book)
+    assert (judged.figure, judged.reached) == (0, False)
+
+
 def test_figures_keep_three_digits_that_mean_something() -> None:
     assert [number(value) for value in (12345.6, 99.5, 1.234, 0.01234, math.inf)] == [
         *("12,346", "99.50", "1.23", "0.012", "none")
@@ -121,7 +132,7 @@ def printed(book: Book, judged: list) -> str:
 def test_the_last_thing_printed_are_the_targets_with_their_figures() -> None:
     book = Book()
     book.add("memory.hold", "an open hold", BYTES, 340)
-    book.add("memory.event", "a queued event", BYTES, 900)
+    book.add("memory.outbox", "a queued event", BYTES, 900)
     text = printed(book, judge(all_targets(TINY), book))
     last = [line for line in text.splitlines() if "Redis memory" in line]
     assert ["reached" in line for line in last] == [True, False]
@@ -164,7 +175,7 @@ def check(name: str, session: Session) -> None:
     assert series
     assert [one.key for one in series if not one.counts or one.median < 0] == []
     judged = judge(all_targets(TINY), session.book)
-    asked = [target for target in all_targets(TINY) if target.ways[0].ours.startswith(f"{name}.")]
+    asked = [target for target in all_targets(TINY) if target.ways[0].keys[0].startswith(f"{name}.")]
     assert [one.target for one in judged] == asked
     assert [len(one.all_ways) for one in judged] == [len(target.ways) for target in asked]
     whole = json.loads(json.dumps(as_dict(session.book, {}, judged, dataclasses.asdict(TINY))))
