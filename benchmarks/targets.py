@@ -70,9 +70,8 @@ def judge(targets: Iterable[Target], book: Book) -> list[Judged]:
 
 
 def _figure(way: Way, book: Book) -> float | None:
-    series = book.best(way.keys) or next(
-        filter(None, map(book.get, way.keys)), None
-    )  # one that is broken counts as nothing
+    # One that is broken is the best only if all are; it counts as nothing.
+    series = book.best(way.keys) or next(filter(None, map(book.get, way.keys)), None)
     if series is None:
         return None
     if way.theirs:

@@ -108,14 +108,14 @@ def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now
             if batch is None:
                 d.done.taken = not d.done.request_ids
                 return d.done
-            if batch.entries:
-                yield from _settle(batch, d)
-                if d.in_time:
-                    continue
-                yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms))
-                yield Ring(shard, d.done.request_ids[-1])
-                return d.done
+            more = bool(batch.entries) and (yield from _settle(batch, d))
+            if more and d.in_time:
+                continue
             if (yield from ask(commands.leave(shard, owner=owner))) is not Leave.NOT_EMPTY:
+                return d.done
+            if not d.in_time:
+                yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms))
+                yield Ring(shard, d.done.request_ids[-1] if d.done.request_ids else "")
                 return d.done
     except Unavailable:
         yield from _let_go(shard, owner, commands)
@@ -149,8 +149,8 @@ def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
     return batch
 
 
-def _settle(batch: _Batch, d: _Drainer) -> Flow[None]:
-    """Book a batch, and those behind it.
+def _settle(batch: _Batch, d: _Drainer) -> Flow[bool]:
+    """Book a batch, and those behind it; returns whether there were more when the last of them was read.
 
     While PostgreSQL books one, Redis removes the one before it and hands out the one
     after it. A crash then leaves two that are booked and still in the outbox.
@@ -163,8 +163,10 @@ def _settle(batch: _Batch, d: _Drainer) -> Flow[None]:
         if meanwhile.error is not None:
             raise meanwhile.error
         before, current = current, meanwhile.after
-    if before is not None:
-        yield from _settled(before, d)
+    if before is None:
+        return False
+    yield from _settled(before, d)
+    return not before.last
 
 
 class _Meanwhile:

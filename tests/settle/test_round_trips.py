@@ -1,12 +1,14 @@
-"""One reservation on a warm account is one round trip, one script and no SQL: shown by counting commands."""
+"""What a request and its booking cost in round trips: shown by counting commands."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import redis
 
 from billing_tasks import Bookkeeper, Settings
+from billing_tasks.flows.settle import drain
 from tests.conftest import CHANNEL, Billing
 
 NOWHERE = "postgresql://nobody@/nothing?host=/nonexistent"
@@ -50,3 +52,14 @@ def test_a_refund_is_one_script_call_and_no_sql(billing: Billing) -> None:
     reservation = billing.reserve(payer, 10)
     billing.runtime.doorbell.close()
     assert commands_of(billing, lambda: billing.bk.refund_quota(reservation)) == ["EVALSHA"]
+
+
+def test_booking_one_event_is_four_commands(billing: Billing) -> None:
+    payer = billing.payer()
+    billing.use(billing.reserve(payer, 10), 4)
+    billing.settle()  # teaches the scripts
+    billing.use(billing.reserve(payer, 10), 4)
+    billing.runtime.doorbell.close()
+    shard = payer[0] % billing.settings.shards
+    flow = drain(shard, owner="me", commands=billing.runtime.commands, settings=billing.settings, now=time.monotonic)
+    assert commands_of(billing, lambda: billing.runtime.run(flow)) == ["EVALSHA", "XRANGE", "EVALSHA", "EVALSHA"]
