@@ -75,9 +75,14 @@ def file_backlog(ground: Ground, waiting: Sequence[Event]) -> None:
 
 
 def hold_all(ground: Ground, waiting: Sequence[Event]) -> None:
-    """Open a hold for each. Raises RuntimeError if one is not taken."""
-    held = held_quota(ground)
+    """Load the accounts' copies and open a hold for each. Raises RuntimeError if one is not taken."""
     ground.warm(event.user_id for event in waiting)
+    reserve_all(ground, waiting)
+
+
+def reserve_all(ground: Ground, waiting: Sequence[Event]) -> None:
+    """`hold_all` of accounts that are loaded."""
+    held = held_quota(ground)
     for at in range(0, len(waiting), PAGE):
         page = waiting[at : at + PAGE]
         reserved = ground.runtime.perform(Pipeline(tuple(_reserve(ground, event, held) for event in page)))

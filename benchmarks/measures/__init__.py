@@ -4,13 +4,14 @@ inline.py   reserve and consume, call by call          drain.py    a backlog boo
 trips.py    round trips                                cycle.py    whole requests with live workers
 light.py    from consume to posted at light load       hot.py      one user, one channel
 memory.py   bytes per hold and per event               growth.py   many users, much history, a new month
+server.py   Redis's own time per script
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.measures import cycle, drain, growth, hot, inline, light, memory, trips
+from benchmarks.measures import cycle, drain, growth, hot, inline, light, memory, server, trips
 from benchmarks.session import Session
 
 Measure = Callable[[Session], None]
@@ -19,6 +20,7 @@ Measure = Callable[[Session], None]
 MEASURES: dict[str, Measure] = {
     "reserve": inline.measure_reserve,
     "consume": inline.measure_consume,
+    "server": server.measure,
     "trips": trips.measure,
     "memory": memory.measure,
     "drain": drain.measure,

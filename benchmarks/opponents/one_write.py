@@ -8,7 +8,7 @@ script by redis-py's client, as an application would call it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,6 +36,12 @@ def writer(ground: Ground) -> Callable[[int], object]:
     """A call that adds to one user's counter, in one round trip, over the product's connections."""
     sha, send = _load(ground), ground.runtime.holds.send
     return lambda user: send(Command(_words(sha, user), int))
+
+
+def commands(ground: Ground, users: Sequence[int]) -> list[Command[int]]:
+    """One for each user, to be sent many at once."""
+    sha = _load(ground)
+    return [Command(_words(sha, user), int) for user in users]
 
 
 def client_writer(ground: Ground) -> Callable[[int], object]:
