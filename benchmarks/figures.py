@@ -118,6 +118,12 @@ def ratio_of(ours: Series, theirs: Series) -> Ratio:
     return Ratio(ours, theirs, median(ratios), min(ratios), max(ratios))
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 client`, `8 clients`, `2 processes`."""
+    many = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{number} {thing if number == 1 else many}"
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that at least `percent` of all are not above (nearest rank). Raises ValueError if empty."""
     if not values:

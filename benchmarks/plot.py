@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from benchmarks.figures import Book, Series
+from benchmarks.figures import Book, Series, counted
 from benchmarks.report import number
 from benchmarks.sizes import Size
 
@@ -24,8 +24,8 @@ class Chart:
 
 def charts(size: Size) -> list[Chart]:
     """What the documentation shows; bars whose figure was not measured are left out."""
-    references = [(f"reference SQL, {n} clients", THEIRS, f"reference{n}") for n in size.clients]
-    plain = [(f"plain Celery, {n} processes", THEIRS, f"plain{n}") for n in (1, 2)]
+    references = [(f"reference SQL, {counted(n, 'client')}", THEIRS, f"reference{n}") for n in size.clients]
+    plain = [(f"plain Celery, {counted(n, 'process')}", THEIRS, f"plain{n}") for n in (1, 2)]
     calls = [
         ("one write to Redis (limit)", LIMIT, "reserve.always.sync1.limit.p50"),
         ("reserve", OURS, "reserve.always.sync1.ours.p50"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from benchmarks.figures import MS, PER_SECOND, percentile
+from benchmarks.figures import MS, PER_SECOND, counted, percentile
 from benchmarks.gateway import WARM_UP, our_traffic, plain_traffic, run_gateways
 from benchmarks.ground import Ground
 from benchmarks.opponents import plain_port, reference
@@ -55,7 +55,7 @@ def measure(session: Session) -> None:
                 script = reference.RESERVE + "\n" + reference.SETTLE
                 seconds = session.size.seconds
                 bench = reference.run(ground, script, users=session.size.users, clients=clients, seconds=seconds)
-                who = f"reference SQL, {clients} clients"
+                who = f"reference SQL, {counted(clients, 'client')}"
                 session.book.add(f"cycle.reference{clients}", who, PER_SECOND, bench.per_second)
             with ground.appendfsync("everysec"):
                 for processes, worker in plain.items():
@@ -83,7 +83,7 @@ def _ours(session: Session, ground: Ground, gateways: int, fsync: str) -> None:
         )
         ground.await_empty_outboxes()
         rate = size.cycles // gateways * gateways / (time.perf_counter() - began)
-    key, who = f"cycle.ours{gateways}.{fsync}", f"{gateways} gateways, worker of 1 process, {fsync}"
+    key, who = f"cycle.ours{gateways}.{fsync}", f"{counted(gateways, 'gateway')}, worker of 1 process, {fsync}"
     session.book.add(key, who, PER_SECOND, rate)
     for operation, taken in latencies.items():
         for percent in (50, 99):
@@ -107,5 +107,7 @@ def _plain(session: Session, ground: Ground, processes: int, worker: PartProcess
     booked += size.tasks + WARM_UP
     plain_port.await_booked(ground, queue, booked, worker)
     rate = size.tasks / (time.perf_counter() - began)
-    session.book.add(f"cycle.plain{processes}", f"plain Celery, worker of {processes} processes", PER_SECOND, rate)
+    session.book.add(
+        f"cycle.plain{processes}", f"plain Celery, worker of {counted(processes, 'process')}", PER_SECOND, rate
+    )
     return booked

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from benchmarks.backlog import file_backlog, make_events, some_users
-from benchmarks.figures import CPU, PER_SECOND
+from benchmarks.figures import CPU, PER_SECOND, counted
 from benchmarks.ground import Ground
 from benchmarks.opponents import plain_port, posting, reference
 from benchmarks.session import Session
@@ -88,7 +88,12 @@ class _Sides:
             bench = reference.run(
                 self.ground, reference.SETTLE, users=size.users, clients=clients, seconds=size.seconds
             )
-            note(f"drain.reference{clients}", f"reference SQL, {clients} clients", PER_SECOND, bench.per_second)
+            note(
+                f"drain.reference{clients}",
+                f"reference SQL, {counted(clients, 'client')}",
+                PER_SECOND,
+                bench.per_second,
+            )
         with self.ground.appendfsync("everysec"):
             for processes in PROCESSES:
                 self._measure_plain(processes)
@@ -114,7 +119,7 @@ class _Sides:
 
     def _measure_ours(self, processes: int) -> None:
         servers, note, events = self.session.servers, self.session.book.add, self.session.size.events
-        who = f"worker, {processes} processes"
+        who = f"worker, {counted(processes, 'process')}"
         pids = {
             f"worker{processes}": (self.ours[processes][0].pid, who),
             f"postgres{processes}": (servers.postgres.pid, f"PostgreSQL, {who}"),
@@ -146,7 +151,7 @@ class _Sides:
 
     def _measure_plain(self, processes: int) -> None:
         pid, tasks = self.plain[processes].pid, self.session.size.tasks
-        who = f"plain Celery, {processes} processes"
+        who = f"plain Celery, {counted(processes, 'process')}"
         before = cpu_seconds(pid)
         seconds = self._book_plainly(processes, tasks)
         self.session.book.add(f"drain.plain{processes}", who, PER_SECOND, tasks / seconds)

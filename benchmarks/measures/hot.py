@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.backlog import file_backlog, make_events, some_users
-from benchmarks.figures import PER_SECOND
+from benchmarks.figures import PER_SECOND, counted
 from benchmarks.ground import Ground
 from benchmarks.opponents import reference
 from benchmarks.session import Session
@@ -29,7 +29,7 @@ def measure(session: Session) -> None:
             note("hot.channel", "one channel", PER_SECOND, _rate(ground, spread, 3))
             for clients in size.clients:
                 bench = reference.run(ground, reference.SETTLE, users=1, clients=clients, seconds=size.seconds)
-                who = f"reference SQL, one user, {clients} clients"
+                who = f"reference SQL, one user, {counted(clients, 'client')}"
                 note(f"hot.reference{clients}", who, PER_SECOND, bench.per_second)
         reference.drop(ground)
 

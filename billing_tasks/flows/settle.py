@@ -150,7 +150,7 @@ def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
 
 
 def _settle(batch: _Batch, d: _Drainer) -> Flow[bool]:
-    """Book a batch, and those behind it; returns whether there were more when the last of them was read.
+    """Book a batch, and those behind it; returns whether there may be more.
 
     While PostgreSQL books one, Redis removes the one before it and hands out the one
     after it. A crash then leaves two that are booked and still in the outbox.
@@ -166,7 +166,7 @@ def _settle(batch: _Batch, d: _Drainer) -> Flow[bool]:
     if before is None:
         return False
     yield from _settled(before, d)
-    return not before.last
+    return current is None and not before.last  # else a look behind it found nothing
 
 
 class _Meanwhile:
