@@ -81,7 +81,7 @@ def _forget_parents_connections(**_: Any) -> None:
 @worker_process_init.connect
 def _spare_what_stays(**_: Any) -> None:
     """All that is loaded by now stays until the process ends: the collector need not look through it again and
-    again (a long outbox is drained a tenth faster), and pages shared with the parent stay shared."""
+    again while a long outbox is drained, and pages shared with the parent stay shared."""
     gc.freeze()
 
 

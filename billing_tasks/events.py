@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 
 # gc=False here and below: nothing in these refers back to them, and a drainer that makes thousands of them keeps
-# waking the collector, which took a quarter of its time.
+# waking the collector, which took a good part of its time.
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=False, gc=False):
     """One outbox entry. Quota is in units of quota, times in milliseconds."""
 
