@@ -34,8 +34,8 @@ DURABLE = {
     "maxmemory-policy": "noeviction",
 }
 
-#: The wheel's server uses glibc's malloc, where a script's many short words take a fifth of its time. With a longer
-#: list of pieces to use again (7 by default) scripts are 10 to 15 % faster; Redis as packaged brings jemalloc.
+#: The wheel's server uses glibc's malloc, which a script's many short words keep busy. A longer list of pieces to use
+#: again (7 by default) makes up for some of it; Redis as packaged brings jemalloc.
 MANY_SMALL_PIECES = "glibc.malloc.tcache_count=2000"
 
 
