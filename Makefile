@@ -10,10 +10,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: help demo up chaos test simulate mutants faults test-fast bench check format venv clean
+.PHONY: help demo up chaos test simulate mutants faults test-fast bench check format record-release venv clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## The main job: 2,000 LLM requests priced, reserved, settled and verified (DEMO_ARGS='--keep')
 	@$(VENV)/bin/billing-tasks demo $(DEMO_ARGS)
@@ -54,6 +54,9 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 
 format: $(STAMP) ## Format the code
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+record-release: $(STAMP) ## Record this release under tests/releases, for the upgrade tests
+	@$(PY) -m tests.releases record
 
 venv: $(STAMP) ## Make .venv with everything in it
 

@@ -1,0 +1,110 @@
+"""Records this release into a folder: plays every scenario on servers of its own, then writes down what is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+import redis
+
+from billing_tasks import Settings
+from billing_tasks.lab.servers import Servers, embedded_servers
+from tests.releases import catalog, inside, wires
+from tests.releases.dump import dump
+from tests.releases.scenarios import SCENARIOS
+from tests.releases.templates import Names
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SUMS = "SHA256SUMS"
+
+
+def record(release: str, folder: Path) -> None:
+    """Write the folder anew. A run that is stopped leaves it as it was, or whole."""
+    with tempfile.TemporaryDirectory(prefix="billing-release-") as place:
+        draft = Path(place, release)
+        for name, text in inside.lua_scripts().items():
+            _write(draft / "lua" / f"{name}.lua", text)
+        for name, text in inside.sql_files().items():
+            _write(draft / "sql" / name, text)
+        with embedded_servers(fast=True) as servers:
+            statements = inside.migrate(servers.database_url)
+            _write(draft / "sql" / "schema.sql", ";\n\n".join(text.strip().rstrip(";") for text in statements) + ";\n")
+            with psycopg.connect(servers.database_url) as connection:
+                _write(draft / "catalog.json", catalog.as_text(catalog.catalog(connection)))
+            play(servers, draft / "traces", "--ids", str(Path(place, "ids.json")))
+            ids: dict[str, str] = json.loads(Path(place, "ids.json").read_text())
+            _write_state(draft, release, ids, servers)
+            play(servers, draft, "--carry-on", str(draft))
+        _write(draft / SUMS, sums(draft))
+        if folder.exists():
+            shutil.rmtree(folder)
+        shutil.copytree(draft, folder)
+
+
+def play(servers: Servers, into: Path, *more: str) -> None:
+    """Run the player in a process of its own: traces into a folder. What the last scenario leaves behind stays."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.releases.player", "--into", str(into), *more],
+        env={**environment, **servers.environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the player failed\n{done.stdout}\n{done.stderr}")
+
+
+def _write_state(draft: Path, release: str, ids: dict[str, str], servers: Servers) -> None:
+    """What the last scenario left in both servers."""
+    settings = Settings(redis_url=servers.redis_url, database_url=servers.database_url)
+    _decide_letters(servers)
+    names = Names(ids)
+    with redis.Redis.from_url(settings.cache_url) as client, psycopg.connect(settings.database_url) as connection:
+        wires.name_lives(client, names)
+        _write(draft / "data.sql", dump(connection, names, release=release))
+        _write(draft / "outbox.jsonl", wires.as_text(wires.outbox_lines(client, names)))
+        _write(draft / "keys.json", wires.as_array(wires.key_lines(client, names)))
+    with redis.Redis.from_url(settings.cache_url.removesuffix("1") + "0") as broker:
+        _write(draft / "messages.jsonl", wires.as_text(wires.message_lines(broker, settings.queue, names)))
+
+
+def _decide_letters(servers: Servers) -> None:
+    """A person's decisions about dead letters, for their history."""
+    for words in (
+        ("discard", "1", "--who", "dora", "--why", "the first one was right"),
+        ("discard", "2", "--who", "dora", "--why", "no such person"),
+        ("reopen", "2", "--who", "erin", "--why", "there is"),
+    ):
+        command = [str(Path(sys.executable).with_name("billing-tasks")), "dead-letters", *words, "--json"]
+        subprocess.run(command, env={**os.environ, **servers.environment}, capture_output=True, check=True)
+
+
+def sums(folder: Path) -> str:
+    """The digest of every file but the list itself, as sha256sum writes it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
+    )
+
+
+def releases() -> list[Path]:
+    """The folders of recorded releases."""
+    return sorted(path.parent for path in HERE.glob(f"*/{SUMS}"))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+assert list(SCENARIOS)[-1] == "one_day", "what the last scenario leaves behind is recorded"

@@ -1,0 +1,50 @@
+"""What users rely on is as each recorded release had it: calls, answers, refusals, balances, rows, byte for byte."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from billing_tasks.lab.servers import Servers
+from tests.releases.record import play, releases
+
+RELEASES = releases()
+TRACES = [trace for release in RELEASES for trace in sorted(release.glob("traces/*.jsonl"))]
+#: Of a difference, for the report.
+MOST_LINES, LONGEST_LINE = 60, 800
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.parent.name}-{path.stem}"
+
+
+@pytest.fixture(scope="module")
+def played(servers: Servers, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The traces of this version."""
+    folder = tmp_path_factory.mktemp("traces")
+    play(servers, folder)
+    return folder
+
+
+def compare(was: Path, now: Path) -> None:
+    """Fail with what differs."""
+    if now.exists() and was.read_bytes() == now.read_bytes():
+        return
+    found = now.read_text().splitlines() if now.exists() else []
+    difference = difflib.unified_diff(was.read_text().splitlines(), found, str(was), "this version", n=1, lineterm="")
+    pytest.fail("\n".join(line[:LONGEST_LINE] for line in list(difference)[:MOST_LINES]), pytrace=False)
+
+
+@pytest.mark.parametrize("trace", TRACES, ids=name_of)
+def test_a_scenario_goes_as_it_went_in_the_release(trace: Path, played: Path) -> None:
+    compare(trace, played / trace.name)
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_what_the_release_left_behind_is_carried_on(
+    release: Path, servers: Servers, database_url: str, tmp_path: Path
+) -> None:
+    play(servers, tmp_path, "--carry-on", str(release))
+    compare(release / "carried_on.jsonl", tmp_path / "carried_on.jsonl")
