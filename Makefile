@@ -23,7 +23,7 @@ up: $(STAMP) ## Start PostgreSQL, Valkey, worker, beat and Flower; Ctrl-C stops 
 
 MINUTES ?= 20
 chaos: $(STAMP) ## Shoot at the whole stack under traffic for 20 minutes (MINUTES=2 CHAOS_ARGS='--seed 7')
-	@$(VENV)/bin/billing-tasks chaos --minutes $(MINUTES) $(CHAOS_ARGS)
+	@$(PY) -m chaos --minutes $(MINUTES) $(CHAOS_ARGS)
 
 test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_ARGS='-k reserve')
 	@$(PY) -m pytest $(TEST_ARGS)
@@ -38,10 +38,10 @@ mutants: $(STAMP) ## Remove each guard of the product once: does the simulator n
 	@$(PY) -m tests.simulator.mutants $(MUTANTS_ARGS)
 
 faults: $(STAMP) ## Servers broken, hostile input, bugs of other gateways; the long forms, too
-	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/peers tests/lab/test_chaos.py $(TEST_ARGS)
+	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/acceptance tests/chaos/test_run.py $(TEST_ARGS)
 
 test-fast: $(STAMP) ## The tests that need no server
-	@$(PY) -m pytest tests/unit tests/tidy $(TEST_ARGS)
+	@$(PY) -m pytest tests/pricing tests/tidy $(TEST_ARGS)
 
 bench: $(STAMP) ## Measure beside what people would use instead (QUICK=1: under 2 minutes; BENCH_ARGS='--only drain')
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)

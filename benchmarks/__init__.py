@@ -8,15 +8,15 @@
     targets.py    what the ratios should be; the last thing that is printed
     figures.py    the arithmetic: medians, spreads, ratios
     ground.py     servers, databases, accounts, and the guarantees after each measure
-    people.py     accounts and history, filled in by whole sets
+    population.py     accounts and history, filled in by whole sets
     backlog.py    requests that wait in the outbox
     clock.py      calls timed one by one, from threads and from asyncio
-    gateway.py    processes that make whole requests
+    gateway_process.py    processes that make whole requests
     workers.py    real Celery workers, and the processor time they take
     sizes.py machine.py report.py plot.py run.py __main__.py
 
 Both sides of a pair run on the same servers with the disk settings of production,
 alternately, round by round; a ratio is the median of the rounds' own ratios. After
-each measure the guarantees are checked (flows/verify.py); if one is broken, its
+each measure the guarantees are checked (flows/audit/verify.py); if one is broken, its
 figures count as zero and are printed as wrong.
 """

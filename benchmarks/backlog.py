@@ -10,15 +10,15 @@ import random
 from collections.abc import Sequence
 from datetime import datetime
 
-from benchmarks.ground import CHANNELS, PAGE, Ground
-from billing_tasks import events
-from billing_tasks.consume_log import ConsumeLog
-from billing_tasks.events import Event
+from benchmarks.environment import CHANNELS, PAGE, Ground
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.holds.outcomes import Consume, Reserve
 from billing_tasks.holds.replies import Closed, Reserved
-from billing_tasks.ids import new_request_id
-from billing_tasks.reservation import Reservation
+from billing_tasks.model import events
+from billing_tasks.model.consume_log import ConsumeLog
+from billing_tasks.model.events import Event
+from billing_tasks.model.ids import new_request_id
+from billing_tasks.model.reservation import Reservation
 
 PROMPT_TOKENS, MAX_TOKENS, COMPLETION_TOKENS = 374, 512, 44
 

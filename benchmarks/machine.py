@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.ground import Ground
+from benchmarks.environment import Ground
 
 
 def describe(ground: Ground) -> dict[str, str]:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.environment import Ground
 from benchmarks.figures import Book
-from benchmarks.ground import Ground
-from benchmarks.people import populate
+from benchmarks.population import populate
 from benchmarks.sizes import Size
 from billing_tasks.lab.servers import Servers
 

@@ -9,24 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from billing_tasks.accounts import Accounts
-    from billing_tasks.aio import AsyncBookkeeper
-    from billing_tasks.bookkeeper import Bookkeeper
-    from billing_tasks.consume_log import ConsumeLog
+    from billing_tasks.admin.accounts import Accounts
+    from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
+    from billing_tasks.client.bookkeeper import Bookkeeper
+    from billing_tasks.model.consume_log import ConsumeLog
+    from billing_tasks.model.reservation import Receipt, Reservation
     from billing_tasks.pricing import Price
-    from billing_tasks.reservation import Receipt, Reservation
     from billing_tasks.settings import Settings
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Accounts": "accounts",
-    "AsyncBookkeeper": "aio",
-    "Bookkeeper": "bookkeeper",
-    "ConsumeLog": "consume_log",
+    "Accounts": "admin.accounts",
+    "AsyncBookkeeper": "client.async_bookkeeper",
+    "Bookkeeper": "client.bookkeeper",
+    "ConsumeLog": "model.consume_log",
     "Price": "pricing",
-    "Receipt": "reservation",
-    "Reservation": "reservation",
+    "Receipt": "model.reservation",
+    "Reservation": "model.reservation",
     "Settings": "settings",
 }
 

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from billing_tasks.errors import BillingError
-from billing_tasks.flows.watch import watch
+from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.runtime import Runtime
 
 

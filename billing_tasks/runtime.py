@@ -8,15 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from billing_tasks.doorbell import Doorbell
+from billing_tasks.broker.publisher import Doorbell
 from billing_tasks.errors import BillingError
-from billing_tasks.events import Event
 from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.store import Ledger
+from billing_tasks.model.events import Event
 from billing_tasks.settings import Settings, load_settings
-from billing_tasks.spool import Spool
+from billing_tasks.spool.folder import Spool
 
 T = TypeVar("T")
 

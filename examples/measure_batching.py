@@ -12,15 +12,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from billing_tasks import Accounts, ConsumeLog, Settings, events
-from billing_tasks.celery import make_app
-from billing_tasks.flows import settle
+from billing_tasks import Accounts, ConsumeLog, Settings
+from billing_tasks.flows.settlement import settle
 from billing_tasks.holds.commands import Pipeline
-from billing_tasks.ids import new_request_id
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.ledger import upgrade
+from billing_tasks.model import events
+from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import load_settings
+from billing_tasks.worker.app import make_app
 
 TASKS, EVENTS, USERS = 5_000, 100_000, 160
 

@@ -15,12 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from billing_tasks.accounts import Accounts
-from billing_tasks.bookkeeper import Bookkeeper
-from billing_tasks.flows import expire, settle, verify
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.client.bookkeeper import Bookkeeper
+from billing_tasks.flows.audit import verify
+from billing_tasks.flows.requests import expire
+from billing_tasks.flows.settlement import settle
 from billing_tasks.lab.servers import Servers, embedded_servers
 from billing_tasks.ledger import upgrade
-from billing_tasks.reservation import Reservation
+from billing_tasks.model.reservation import Reservation
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
+from benchmarks.environment import Ground
 from benchmarks.figures import MS, PER_SECOND, counted, percentile
-from benchmarks.gateway import WARM_UP, our_traffic, plain_traffic, run_gateways
-from benchmarks.ground import Ground
+from benchmarks.gateway_process import WARM_UP, our_traffic, plain_traffic, run_gateways
 from benchmarks.opponents import plain_port, reference
 from benchmarks.session import Session
 from benchmarks.workers import running_worker

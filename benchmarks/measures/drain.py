@@ -17,12 +17,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from benchmarks.backlog import file_backlog, make_events, some_users
+from benchmarks.environment import Ground
 from benchmarks.figures import CPU, PER_SECOND, counted
-from benchmarks.ground import Ground
 from benchmarks.opponents import plain_port, posting, reference
 from benchmarks.session import Session
 from benchmarks.workers import cpu_seconds, running_worker
-from billing_tasks.doorbell import Doorbell
+from billing_tasks.broker.publisher import Doorbell
 from billing_tasks.lab.parts import PartProcess
 
 PROCESSES = (1, 2)

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 
 from benchmarks.backlog import consume_all, date, file_backlog, make_events, make_logs, some_users
 from benchmarks.clock import time_calls
+from benchmarks.environment import Ground
 from benchmarks.figures import MS, PER_SECOND, percentile
-from benchmarks.ground import Ground
 from benchmarks.opponents import posting
-from benchmarks.people import first_of_month
+from benchmarks.population import first_of_month
 from benchmarks.session import Session
-from billing_tasks.events import Event
+from billing_tasks.model.events import Event
 
 #: Months that the product has ready ahead of the current one; each is new only once.
 MONTHS_AHEAD = 3

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from benchmarks.backlog import file_backlog, make_events, some_users
+from benchmarks.environment import Ground
 from benchmarks.figures import PER_SECOND, counted
-from benchmarks.ground import Ground
 from benchmarks.opponents import reference
 from benchmarks.session import Session
 

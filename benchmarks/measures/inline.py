@@ -15,13 +15,13 @@ from typing import Literal, TypeVar
 
 from benchmarks.backlog import consume_all, held_quota, hold_all, make_log, make_logs, some_users
 from benchmarks.clock import time_awaited, time_calls
+from benchmarks.environment import Ground
 from benchmarks.figures import MS, Book, percentile
-from benchmarks.ground import Ground
 from benchmarks.opponents import one_write, reference
 from benchmarks.session import Session
-from billing_tasks.aio import AsyncBookkeeper
-from billing_tasks.consume_log import ConsumeLog
-from billing_tasks.reservation import Reservation
+from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
+from billing_tasks.model.consume_log import ConsumeLog
+from billing_tasks.model.reservation import Reservation
 
 Operation = Literal["reserve", "consume"]
 T = TypeVar("T")

@@ -17,11 +17,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from benchmarks.backlog import held_quota, make_log, some_users
+from benchmarks.environment import Ground
 from benchmarks.figures import MS, percentile
-from benchmarks.ground import Ground
 from benchmarks.session import Session
 from benchmarks.workers import running_worker
-from billing_tasks.aio import AsyncBookkeeper
+from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
 from billing_tasks.lab.processes import Program
 from billing_tasks.lab.servers import EmbeddedPostgres, EmbeddedValkey, Servers, StateFolder
 

@@ -8,8 +8,8 @@ for ten minutes, whether its event still waits or not; it is counted apart.
 from __future__ import annotations
 
 from benchmarks.backlog import consume_all, file_backlog, hold_all, make_events, some_users
+from benchmarks.environment import Ground
 from benchmarks.figures import BYTES
-from benchmarks.ground import Ground
 from benchmarks.session import Session
 
 

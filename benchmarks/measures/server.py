@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmarks.backlog import consume_all, make_events, reserve_all, some_users
+from benchmarks.environment import PAGE, Ground
 from benchmarks.figures import Unit
-from benchmarks.ground import PAGE, Ground
 from benchmarks.opponents import one_write
 from benchmarks.session import Session
 from billing_tasks.holds.commands import Pipeline

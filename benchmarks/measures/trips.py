@@ -9,12 +9,12 @@ from typing import Any
 import redis
 
 from benchmarks.backlog import file_backlog, held_quota, make_events, make_log, some_users
+from benchmarks.environment import Ground
 from benchmarks.figures import COMMANDS, TRIPS
-from benchmarks.ground import Ground
 from benchmarks.session import Session
-from billing_tasks.bookkeeper import Bookkeeper
-from billing_tasks.flows import settle
+from billing_tasks.client.bookkeeper import Bookkeeper
 from billing_tasks.flows.effects import Effect, InLedger, Meanwhile
+from billing_tasks.flows.settlement import settle
 from billing_tasks.runtime import Runtime
 
 END = "end of the call"

@@ -16,8 +16,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from benchmarks.ground import Ground
-from billing_tasks.holds.aio import AsyncHoldStore
+from benchmarks.environment import Ground
+from billing_tasks.holds.async_store import AsyncHoldStore
 from billing_tasks.holds.commands import Command
 from billing_tasks.holds.store import connection_options
 

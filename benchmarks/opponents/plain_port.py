@@ -15,10 +15,10 @@ import redis
 import sqlalchemy as sa
 from celery import Celery
 
-from benchmarks.ground import CHANNELS, POLL_SECONDS, Ground
+from benchmarks.environment import CHANNELS, POLL_SECONDS, Ground
 from benchmarks.opponents import plain_app
-from billing_tasks.ids import new_request_id
 from billing_tasks.lab.parts import PartProcess
+from billing_tasks.model.ids import new_request_id
 from billing_tasks.settings import Settings
 
 RESERVE = """

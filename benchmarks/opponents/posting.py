@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import psycopg
 
 from benchmarks.backlog import held_quota
-from benchmarks.ground import Ground
-from billing_tasks import events
-from billing_tasks.events import Event
+from benchmarks.environment import Ground
+from billing_tasks.model import events
+from billing_tasks.model.events import Event
 
 _POST = "select outcomes, users, tokens from billing.post_batch(%s, %s, null, null, null)"
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.ground import CHANNELS, Ground
+from benchmarks.environment import CHANNELS, Ground
 from billing_tasks.lab.servers.binaries import find_postgres
 
 WHO = r"""\set user random(1, :users)

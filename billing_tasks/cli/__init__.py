@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from billing_tasks import __version__
-from billing_tasks.cli import accounts, letters, operate, prices
-from billing_tasks.cli.chaos import chaos as chaos_command
+from billing_tasks.cli import accounts, dead_letters, operate, prices
 from billing_tasks.cli.demo import demo as demo_command
 from billing_tasks.cli.metrics import metrics as metrics_command
 from billing_tasks.cli.refund import refund as refund_command
@@ -47,14 +46,13 @@ def _options(
 app.command(rich_help_panel="Try")(demo_command)
 app.command(rich_help_panel="Try")(up_command)
 app.command(rich_help_panel="Try")(replay_command)
-app.command(rich_help_panel="Try")(chaos_command)
 app.command(rich_help_panel="Operate")(operate.status)
 app.command(rich_help_panel="Operate")(operate.verify)
 app.command(rich_help_panel="Operate")(operate.reconcile)
 app.command(rich_help_panel="Operate")(metrics_command)
 app.command(rich_help_panel="Operate")(spool_command)
 app.command(rich_help_panel="Operate")(operate.migrate)
-app.add_typer(letters.app, name="dead-letters", rich_help_panel="Operate")
+app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Operate")
 app.add_typer(accounts.users, name="users", rich_help_panel="Accounts")
 app.add_typer(accounts.tokens, name="tokens", rich_help_panel="Accounts")
 app.add_typer(accounts.channels, name="channels", rich_help_panel="Accounts")

@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from billing_tasks.accounts import Accounts
+from billing_tasks.admin.accounts import Accounts
 from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
 from billing_tasks.cli.show import console, facts, print_json, table, usd
-from billing_tasks.events import TokenRow, UserRow
 from billing_tasks.ledger import Keep
+from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.runtime import runtime
 
 users = typer.Typer(help="Create, list, enable and disable users.", no_args_is_help=True)

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 import typer
 from rich.progress import track
 
-from billing_tasks.cli.letter_words import say
+from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.show import command, err, print_json
 from billing_tasks.errors import BillingError, Unavailable
-from billing_tasks.flows.choosing import Chosen
-from billing_tasks.flows.rehearse import Rehearsed
-from billing_tasks.flows.retry import Attempted
+from billing_tasks.flows.dead_letters.preview import Rehearsed
+from billing_tasks.flows.dead_letters.retry import Attempted
+from billing_tasks.flows.dead_letters.select import Chosen
 from billing_tasks.ledger.rows import DeadLetter
 
 #: From so many on there is a progress bar, and only what did not go well has a line of its own.

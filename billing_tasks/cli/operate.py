@@ -12,9 +12,9 @@ from billing_tasks.cli import incidents as telling
 from billing_tasks.cli.options import AsJson, Limit
 from billing_tasks.cli.show import command, console, err, facts, print_json, table
 from billing_tasks.errors import BillingError
-from billing_tasks.flows import reconcile as reconciling
-from billing_tasks.flows import verify as verifying
-from billing_tasks.flows.watch import Watched, watch
+from billing_tasks.flows.audit import reconcile as reconciling
+from billing_tasks.flows.audit import verify as verifying
+from billing_tasks.flows.audit.backlog import Watched, watch
 from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.ledger.rows import Incident
 from billing_tasks.runtime import runtime

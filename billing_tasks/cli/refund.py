@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from billing_tasks.bookkeeper import Bookkeeper
-from billing_tasks.cli.letter_words import say
+from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.options import AsJson, UserId, Who, me
 from billing_tasks.cli.show import command, print_json
+from billing_tasks.client.bookkeeper import Bookkeeper
 from billing_tasks.runtime import runtime
 
 

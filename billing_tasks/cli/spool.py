@@ -8,8 +8,8 @@ import typer
 
 from billing_tasks.cli.options import AsJson
 from billing_tasks.cli.show import console, print_json, table
+from billing_tasks.client.relayer import relay
 from billing_tasks.errors import BadSettings
-from billing_tasks.relayer import relay
 from billing_tasks.runtime import runtime
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from billing_tasks.events import Event
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.ledger.store import Ledger
+from billing_tasks.model.events import Event
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from billing_tasks.events import TokenRow, UserRow
 from billing_tasks.holds import outcomes
 from billing_tasks.holds.keys import Keys
 from billing_tasks.holds.replies import (
@@ -30,6 +29,7 @@ from billing_tasks.holds.replies import (
     text,
 )
 from billing_tasks.holds.scripts import Script, script
+from billing_tasks.model.account import TokenRow, UserRow
 
 R = TypeVar("R")
 

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from billing_tasks.events import Kind
 from billing_tasks.holds import outcomes
+from billing_tasks.model.events import Kind
 
 R = TypeVar("R")
 

@@ -15,9 +15,9 @@ from redis.retry import Retry
 
 from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.holds.commands import Command, Commands, Pipeline
+from billing_tasks.holds.connection.connection import Wire
+from billing_tasks.holds.connection.pool import Places
 from billing_tasks.holds.keys import Keys
-from billing_tasks.holds.places import Places
-from billing_tasks.holds.wires import Wire
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
@@ -39,7 +39,7 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": settings.redis_timeout_seconds,
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "max_connections": settings.redis_connections,
-        "timeout": settings.redis_timeout_seconds,  # for a connection of `client`'s; the request path has places.py
+        "timeout": settings.redis_timeout_seconds,  # for a connection of `client`'s; the request path has connection/pool.py
         "protocol": 2,
         "client_name": "billing-tasks",
     }

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from billing_tasks.flows import verify
+from billing_tasks.flows.audit import verify
 from billing_tasks.lab.flower import FlowerSeen, ask_flower
 from billing_tasks.lab.parts import Part, celery_parts
 from billing_tasks.lab.replay.options import Options

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from billing_tasks.consume_log import MAX_TOKENS
-from billing_tasks.ids import shorten
 from billing_tasks.lab.replay.problems import BadTrace
+from billing_tasks.model.consume_log import MAX_TOKENS
+from billing_tasks.model.ids import shorten
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 

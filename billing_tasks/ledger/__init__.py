@@ -4,7 +4,7 @@
 that run inside PostgreSQL; `migrations/` the way from an empty database to the tables.
 """
 
-from billing_tasks.ledger.admin import Keep
+from billing_tasks.ledger.accounts import Keep
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.ledger.rows import (

@@ -10,8 +10,8 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.events import TokenRow, UserRow
 from billing_tasks.ledger.models import Token, User
+from billing_tasks.model.account import TokenRow, UserRow
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -13,12 +13,13 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from billing_tasks import events
-from billing_tasks.events import Event, Kind, Posted, PostedBatch
 from billing_tasks.ledger import columns
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.part import Part
+from billing_tasks.model import events
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.posting import Posted, PostedBatch
 
 _POST_BATCH: Final = sa.text(
     "select outcomes, users, tokens from billing.post_batch("

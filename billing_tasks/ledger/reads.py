@@ -8,14 +8,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.events import TokenRow, UserRow
-from billing_tasks.ids import shorten
 from billing_tasks.ledger import columns
-from billing_tasks.ledger.admin import unknown_token, unknown_user
+from billing_tasks.ledger.accounts import unknown_token, unknown_user
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.models import SCHEMA, Channel, Entry, Refund, Token, User
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import ChannelRow, EntryRow
+from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.ids import shorten
 
 _ACCOUNTS: Final = sa.text(
     "select (select json_agg(billing.user_row(u))::text from billing.users as u"

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypedDict
 
-from billing_tasks.events import Posted
+from billing_tasks.model.posting import Posted
 
 
 @dataclass(frozen=True, slots=True)

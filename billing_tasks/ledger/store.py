@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from billing_tasks.ledger.admin import Administration
-from billing_tasks.ledger.attempts import Attempts
+from billing_tasks.ledger.accounts import Administration
 from billing_tasks.ledger.comparisons import Comparisons
 from billing_tasks.ledger.database import Database
+from billing_tasks.ledger.dead_letter_attempts import Attempts
 from billing_tasks.ledger.dead_letters import DeadLetters
 from billing_tasks.ledger.invariants import Invariants
 from billing_tasks.ledger.outboxes import Outboxes

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from billing_tasks.errors import IdempotencyConflict, InvalidRequest
-from billing_tasks.events import TokenRow, UserRow
 from billing_tasks.ledger import columns
-from billing_tasks.ledger.admin import LARGEST_QUOTA, check_quota, lock_token, lock_user
+from billing_tasks.ledger.accounts import LARGEST_QUOTA, check_quota, lock_token, lock_user
 from billing_tasks.ledger.models import Entry, Token, TopUp, User, versions
 from billing_tasks.ledger.part import Part
+from billing_tasks.model.account import TokenRow, UserRow
 
 
 class TopUps(Part):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from billing_tasks import __version__
 from billing_tasks.cli import app
-from billing_tasks.ids import new_request_id
+from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import runtime
 from tests.conftest import Billing
 

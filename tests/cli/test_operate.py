@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from billing_tasks import Bookkeeper, Settings
 from billing_tasks.cli import app
-from billing_tasks.flows.ring import ring_stale
+from billing_tasks.flows.settlement.ring import ring_stale
 from billing_tasks.runtime import runtime
 from tests.conftest import Billing
-from tests.gateway.test_away import NO_POSTGRESQL, NO_REDIS, log_of
+from tests.flows.requests.test_away import NO_POSTGRESQL, NO_REDIS, log_of
 
 Run = Callable[..., Result]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Billing
-from tests.tasks.conftest import processes
+from tests.worker.conftest import processes
 
 __all__ = ["processes"]
 

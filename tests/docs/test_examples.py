@@ -8,7 +8,7 @@ import sys
 
 from tests.conftest import Billing
 from tests.docs.conftest import ROOT, Run
-from tests.tasks.conftest import Processes, eventually
+from tests.worker.conftest import Processes, eventually
 
 EXAMPLES = ROOT / "examples"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from billing_tasks import errors, messages
+from billing_tasks import errors
+from billing_tasks.broker import names
 from billing_tasks.celery import app
-from billing_tasks.consume_log import ConsumeLog
 from billing_tasks.ledger.models import Letter
+from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.settings import Settings
 from tests.docs.conftest import PAGES, ROOT
 
@@ -50,7 +51,7 @@ def test_every_error_is_in_the_reference_with_its_code_and_status() -> None:
 def test_every_task_is_in_the_reference() -> None:
     app.loader.import_default_modules()
     ours = {name for name in app.tasks if name.startswith("billing.")}
-    assert ours == {value for name, value in vars(messages).items() if name.isupper()}
+    assert ours == {value for name, value in vars(names).items() if name.isupper()}
     assert {cells[0].strip("| `") for cells in rows("tasks.md")} & ours == ours
 
 

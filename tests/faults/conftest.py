@@ -15,7 +15,7 @@ from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.ledger import upgrade
 from tests.faults.breaking import OwnValkey
 from tests.faults.site import Site
-from tests.tasks.conftest import Processes, processes
+from tests.worker.conftest import Processes, processes
 
 MakeValkey = Callable[[], OwnValkey]
 

@@ -12,7 +12,7 @@ from billing_tasks.lab.servers import Servers
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.runtime import Runtime
 from tests.conftest import Billing
-from tests.tasks.conftest import Processes, eventually
+from tests.worker.conftest import Processes, eventually
 
 #: Short, so that the tests see the second and third try, not only the first.
 SETTINGS: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Billing, Payer
 from tests.faults.breaking import frozen
 from tests.faults.site import Site
-from tests.tasks.conftest import eventually
+from tests.worker.conftest import eventually
 
 #: Below the shortest time a publish to this broker would wait (2 s), for all calls together.
 NO_WAIT = 1.5

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from billing_tasks import AsyncBookkeeper, ConsumeLog, errors
-from billing_tasks.ids import new_request_id
+from billing_tasks.model.ids import new_request_id
 from tests.conftest import CHANNEL, Billing
 
 DEEP: Any = []

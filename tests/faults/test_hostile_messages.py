@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from billing_tasks.ids import new_request_id
+from billing_tasks.model.ids import new_request_id
 from tests.conftest import CHANNEL, Payer
 from tests.faults.site import Site
-from tests.tasks.conftest import eventually
+from tests.worker.conftest import eventually
 
 #: Somebody who exists nowhere: what is asked in this name changes nothing.
 NOBODY = 777_777

@@ -13,7 +13,7 @@ import redis
 from billing_tasks import errors
 from tests.conftest import Billing
 from tests.faults.site import Site
-from tests.tasks.conftest import Processes, eventually
+from tests.worker.conftest import Processes, eventually
 
 
 def used(billing: Billing, user_id: int) -> int:

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from billing_tasks import errors
-from billing_tasks.flows import settle
-from billing_tasks.tasks import settle_shard
+from billing_tasks.flows.settlement import settle
+from billing_tasks.worker.tasks import settle_shard
 from tests.conftest import CHANNEL, Payer
 from tests.faults.site import Site
-from tests.tasks.conftest import eventually
+from tests.worker.conftest import eventually
 
 #: The workers' sessions, whichever they have by now.
 SESSIONS = "application_name = 'billing_tasks' and pid <> pg_backend_pid()"

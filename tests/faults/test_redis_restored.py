@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from billing_tasks import Bookkeeper, Settings, errors
-from billing_tasks.flows import settle
 from billing_tasks.flows.effects import Effect
-from billing_tasks.flows.ring import ring_stale
+from billing_tasks.flows.settlement import settle
+from billing_tasks.flows.settlement.ring import ring_stale
 from tests.conftest import CHANNEL, Billing, MakeBilling
 from tests.faults.breaking import OwnValkey
 from tests.faults.conftest import MakeValkey
-from tests.tasks.conftest import eventually
+from tests.worker.conftest import eventually
 
 #: Takes Redis back to what it was when the way was opened; returns the gateway to go on with.
 Return = Callable[[], Billing]

@@ -17,19 +17,20 @@ from typing import Any
 
 import pytest
 
-from billing_tasks.accounts import Accounts
+from billing_tasks.admin.accounts import Accounts
 from billing_tasks.cli import main
 from billing_tasks.cli.show import usd
-from billing_tasks.flows import settle, verify
+from billing_tasks.flows.audit import verify
+from billing_tasks.flows.settlement import settle
 from billing_tasks.lab.demo import demo_parts, run_demo, settings_of
-from billing_tasks.lab.replay.cast import Ids, make_cast, next_free_id
+from billing_tasks.lab.replay.accounts import Ids, make_cast, next_free_id
 from billing_tasks.lab.replay.endings import Outcome, differences, endings_of
 from billing_tasks.lab.replay.options import Options, parse_mix
 from billing_tasks.lab.replay.plan import Fate, asked_for, make_plan
 from billing_tasks.lab.replay.problems import BadMix, NotSettled, ReplayError
 from billing_tasks.lab.replay.report import EXPORT_COLUMNS
+from billing_tasks.lab.replay.requests import Shot, Tally, Told, make_shots, put_together, share_out
 from billing_tasks.lab.replay.run import Nobody, replay
-from billing_tasks.lab.replay.shots import Shot, Tally, Told, make_shots, put_together, share_out
 from billing_tasks.lab.servers.embedded import embedded_servers
 from billing_tasks.lab.stack import Stack
 from billing_tasks.lab.trace import generate

@@ -14,10 +14,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from billing_tasks.events import Event, Kind, TokenRow, UserRow, fingerprint
-from billing_tasks.ids import new_request_id
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.ledger import Ledger, upgrade
+from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.events import Event, Kind, fingerprint
+from billing_tasks.model.ids import new_request_id
 from billing_tasks.settings import Settings
 
 

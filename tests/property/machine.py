@@ -19,11 +19,12 @@ from hypothesis.stateful import (
 )
 
 from billing_tasks import ConsumeLog, errors
-from billing_tasks.events import Event, Kind, PostedBatch
-from billing_tasks.flows import consume, reserve
 from billing_tasks.flows.effects import Effect, InLedger
-from billing_tasks.ids import new_request_id
+from billing_tasks.flows.requests import consume, reserve
 from billing_tasks.ledger.rows import LetterState
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.ids import new_request_id
+from billing_tasks.model.posting import PostedBatch
 from tests.conftest import CHANNEL, EMPTY, Billing
 from tests.property.model import OWNERS, SHARDS, SLOTS, UNLIMITED, Account, Filed, Model, Saved
 

@@ -27,12 +27,14 @@ from hypothesis.stateful import (
 )
 
 from billing_tasks import errors
-from billing_tasks.flows import retry, settle
+from billing_tasks.flows.dead_letters import retry
 from billing_tasks.flows.effects import Enqueue, Ring
+from billing_tasks.flows.settlement import settle
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.replies import Available
 from billing_tasks.ledger.rows import LetterState
 from tests.conftest import Billing, MakeBilling
+from tests.flows.settlement.turns import in_turns
 from tests.property.machine import (
     BATCH,
     Machine,
@@ -44,7 +46,6 @@ from tests.property.machine import (
     users,
 )
 from tests.property.model import OWNERS, SHARDS, SLOTS
-from tests.settle.turns import in_turns
 
 EXAMPLES = int(os.environ.get("BILLING_TEST_EXAMPLES", "0"))
 PROFILE = settings(

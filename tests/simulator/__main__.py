@@ -11,7 +11,7 @@ import sys
 from contextlib import nullcontext
 
 from tests.simulator.mutations import MUTANTS
-from tests.simulator.playing import Played, play_seed, play_seeds
+from tests.simulator.runner import Played, play_seed, play_seeds
 from tests.simulator.world import open_world
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from billing_tasks import messages
+from billing_tasks.broker import names
+from billing_tasks.broker.decode import consume_log_from
 from billing_tasks.holds.commands import Command
-from billing_tasks.intake import consume_log_from
 from tests.simulator.books import Key
 from tests.simulator.broker import Broker
 from tests.simulator.oracle import Oracle, identity
@@ -166,7 +166,7 @@ class Accidents:
     def broker_is_emptied(self) -> str:
         """Requests that only a message told of are lost; everything else is found again."""
         for message in self.broker.messages:
-            if message.task == messages.CONSUME and "dead_letter" not in message.kwargs:
+            if message.task == names.CONSUME and "dead_letter" not in message.kwargs:
                 self.oracle.destroyed.add(identity(consume_log_from(message.kwargs).to_event()))
         count = len(self.broker.messages)
         self.broker.messages.clear()

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from billing_tasks.events import Event, Kind, Posted, PostedBatch, TokenRow, UserRow
 from billing_tasks.ledger.rows import LetterState
+from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.posting import Posted, PostedBatch
 from tests.simulator.claims import Claim, demand
 
 Apply = Callable[[], None]

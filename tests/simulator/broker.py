@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from billing_tasks.messages import SETTLE
+from billing_tasks.broker.names import SETTLE
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from billing_tasks import ConsumeLog
 from billing_tasks.errors import Refused, Unavailable
-from billing_tasks.events import Event
 from billing_tasks.flows.effects import Flow
-from billing_tasks.give_back import GiveBack
-from billing_tasks.reservation import Reservation
+from billing_tasks.model.events import Event
+from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.reservation import Reservation
 from tests.simulator.actors import Script
 from tests.simulator.books import Key
 from tests.simulator.world import TOKENS, World

@@ -23,7 +23,7 @@ def _guard(name: str, without: str, *cuts: Cut, survives: str = "") -> Guard:
     return name, without, cuts, survives
 
 
-_SETTLE = "py:billing_tasks.flows.settle"
+_SETTLE = "py:billing_tasks.flows.settlement.settle"
 
 LUA: list[Guard] = [
     _guard(
@@ -268,7 +268,7 @@ FLOWS: list[Guard] = [
             _SETTLE,
             "    removed = yield from ask_all(calls)\n",
             "    removed = yield from ask_all(calls)\n"
-            "    from billing_tasks.flows.copies import push_copies\n"
+            "    from billing_tasks.flows.account_cache import push_copies\n"
             "    yield from push_copies(\n"
             "        batch.lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=d.commands)\n",
         ),
@@ -301,7 +301,7 @@ FLOWS: list[Guard] = [
         "consume: booked at once without Redis",
         "usage is booked when Redis does not answer",
         Cut(
-            "py:billing_tasks.flows.consume",
+            "py:billing_tasks.flows.requests.consume",
             "        return (yield from _post_directly(event, exc, commands.keys.shard_of(event.user_id)))",
             "        return Receipt(event.request_id, event.quota)",
         ),
@@ -310,7 +310,7 @@ FLOWS: list[Guard] = [
         "consume: a refusal is kept",
         "what PostgreSQL refuses at once is kept as a dead letter",
         Cut(
-            "py:billing_tasks.flows.refund",
+            "py:billing_tasks.flows.requests.refund",
             "        if not outcome.booked:\n            yield from keep([of_outcome(event, outcome)])\n",
         ),
     ),

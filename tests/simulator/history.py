@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from billing_tasks.errors import InvalidRequest, Refused, Unavailable
-from billing_tasks.events import Event
-from billing_tasks.flows import expire, reconcile, verify
+from billing_tasks.flows.audit import reconcile, verify
+from billing_tasks.flows.requests import expire
+from billing_tasks.model.events import Event
 from tests.simulator import workers
 from tests.simulator.accidents import KEYS, Accidents
 from tests.simulator.actors import Actor

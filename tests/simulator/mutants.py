@@ -12,7 +12,7 @@ import sys
 import time
 
 from tests.simulator.mutations import MUTANTS
-from tests.simulator.playing import play_seed
+from tests.simulator.runner import play_seed
 from tests.simulator.world import open_world
 
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from billing_tasks.events import Event, Kind
 from billing_tasks.holds.commands import Command
 from billing_tasks.holds.outcomes import Reserve
+from billing_tasks.model.events import Event, Kind
 from tests.simulator.books import Books, Charge, Key
 from tests.simulator.claims import Claim, demand
 from tests.simulator.shard import Filed, Shard

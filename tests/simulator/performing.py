@@ -9,14 +9,14 @@ from random import Random
 from typing import Any
 
 from billing_tasks.errors import BillingError, OutboxStuck, Unavailable
-from billing_tasks.events import Event
 from billing_tasks.flows.effects import Effect, Enqueue, InLedger, IntoSpool, Ring
 from billing_tasks.holds.commands import Command, Pipeline
+from billing_tasks.model.events import Event
 from tests.simulator.actors import Actor
 from tests.simulator.broker import Broker
 from tests.simulator.claims import Claim, Violation, demand
-from tests.simulator.mood import Mood
 from tests.simulator.oracle import Oracle
+from tests.simulator.profile import Mood
 from tests.simulator.shard import Shard
 from tests.simulator.stepping import Parked
 from tests.simulator.trace import Trace

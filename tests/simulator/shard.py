@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from billing_tasks import events
-from billing_tasks.events import Event, Kind
 from billing_tasks.holds.outcomes import Consume, Expire, HandOver, Lease, Leave, Release, Renew, Reserve
 from billing_tasks.holds.replies import OutboxEntry
+from billing_tasks.model import events
+from billing_tasks.model.events import Event, Kind
 from tests.simulator.claims import Claim, demand
 
 

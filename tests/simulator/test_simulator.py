@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.simulator.final_check import play
 from tests.simulator.history import History
 from tests.simulator.mutations import MUTANTS
-from tests.simulator.playing import Played, play_seed
-from tests.simulator.reckoning import play
+from tests.simulator.runner import Played, play_seed
 from tests.simulator.world import World, open_world
 
 #: Enough on an idle machine to play SEEDS; a busy one plays fewer, but never fewer than LEAST.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from billing_tasks.events import Event, PostedBatch, TokenRow, UserRow
 from billing_tasks.flows.effects import Effect, Enqueue, InLedger, IntoSpool, Ring
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.holds.replies import Closed, OutboxEntry, Reserved
 from billing_tasks.ledger.rows import DeadLetter
+from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.events import Event
+from billing_tasks.model.posting import PostedBatch
 
 
 @dataclass

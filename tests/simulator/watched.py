@@ -8,12 +8,14 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_tasks.errors import IdempotencyConflict
-from billing_tasks.events import Event, Kind, PostedBatch, TokenRow, UserRow
 from billing_tasks.ledger import columns
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
 from billing_tasks.ledger.models import Token, User
 from billing_tasks.ledger.rows import LetterState
 from billing_tasks.ledger.store import Ledger
+from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.posting import PostedBatch
 from tests.simulator.books import Apply, Books, Key
 from tests.simulator.claims import Claim, demand
 

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from billing_tasks import messages
+from billing_tasks.broker import names
+from billing_tasks.broker.decode import consume_log_from, give_back_from
 from billing_tasks.errors import InvalidRequest, Refused
-from billing_tasks.events import Event, Kind
-from billing_tasks.flows import consume, expire, letters, refund, retry, ring, settle
+from billing_tasks.flows.dead_letters import record, retry
 from billing_tasks.flows.effects import Flow, InLedger, ask
-from billing_tasks.intake import consume_log_from, give_back_from
+from billing_tasks.flows.requests import consume, expire, refund
+from billing_tasks.flows.settlement import ring, settle
+from billing_tasks.model.events import Event, Kind
 from billing_tasks.settings import Settings
-from tests.settle.turns import in_turns
+from tests.flows.settlement.turns import in_turns
 from tests.simulator.actors import Script
 from tests.simulator.broker import Message
 from tests.simulator.world import SHARDS, TOKENS, World
@@ -24,24 +26,24 @@ def task(
 ) -> Script:
     """What tasks.py does for a message."""
     commands, kwargs = world.commands, dict(message.kwargs)
-    if message.task == messages.SETTLE:
+    if message.task == names.SETTLE:
         flow = settle.drain(kwargs["shard"], owner=owner, commands=commands, settings=settings, now=now)
         yield from in_turns(flow, lambda: dice.random() < 0.4)
         return
     if "dead_letter" in kwargs:
         number, count = kwargs["dead_letter"], kwargs["attempt"]
         yield from retry.attempt(number, who="worker", commands=commands, settings=settings, count=count)
-    elif message.task == messages.CONSUME:
+    elif message.task == names.CONSUME:
         try:
             yield from consume.consume(consume_log_from(kwargs), commands=commands)
         except InvalidRequest as exc:
-            yield from letters.keep([letters.of_message("consume", kwargs, exc, task_id=message.task_id)])
+            yield from record.keep([record.of_message("consume", kwargs, exc, task_id=message.task_id)])
             raise
     else:
         try:
             yield from refund.give_back(give_back_from(kwargs), commands=commands)
         except Refused as exc:
-            yield from letters.keep([letters.of_message("refund", kwargs, exc, task_id=message.task_id)])
+            yield from record.keep([record.of_message("refund", kwargs, exc, task_id=message.task_id)])
             raise
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import psycopg
 
-from billing_tasks.accounts import Accounts
-from billing_tasks.gateway import Gateway
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.client.base import Gateway
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.ledger import upgrade

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "billing_tasks"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "chaos").rglob("*.py")])
 TEXTS = sorted([*SOURCES, *PACKAGE.rglob("*.lua"), *PACKAGE.rglob("*.sql"), *(ROOT / "tests").rglob("*.py")])
 
 
@@ -45,7 +45,11 @@ def test_words_that_say_nothing_are_not_used_as_names(path: Path) -> None:
 
 
 #: Where quota and ratios are handled: floats may measure time elsewhere, here they may not appear.
-MONEY = [*sorted((PACKAGE / "pricing").glob("*.py")), PACKAGE / "consume_log.py", PACKAGE / "events.py"]
+MONEY = [
+    *sorted((PACKAGE / "pricing").glob("*.py")),
+    PACKAGE / "model" / "consume_log.py",
+    PACKAGE / "model" / "events.py",
+]
 
 
 @pytest.mark.parametrize("path", MONEY, ids=name_of)

@@ -4,7 +4,7 @@
     plan.py       who asks for what: decided from the seed alone, before anything runs
     cast.py       users, tokens and channels of a plan, and what they may spend
     shots.py      the planned requests with their accounts' real ids, and what came of them
-    gateway.py    one process's traffic, as an asyncio gateway would make it
+    gateway_process.py    one process's traffic, as an asyncio gateway would make it
     processes.py  several of them
     endings.py    what the ledger says became of each request, beside what the gateway was told
     settled.py    waiting until everything is booked

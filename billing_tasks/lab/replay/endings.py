@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from billing_tasks.accounts import Accounts
-from billing_tasks.lab.replay.shots import Shot, Tally, Told
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.lab.replay.requests import Shot, Tally, Told
 from billing_tasks.ledger.rows import EntryRow
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from billing_tasks.ids import shorten
 from billing_tasks.lab.replay.problems import BadMix
+from billing_tasks.model.ids import shorten
 from billing_tasks.pricing import check_name
 
 #: Names with a price of their own and their weights: mostly the common ones, a few dear, a few nearly free.

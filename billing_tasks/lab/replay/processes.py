@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from billing_tasks.lab.replay.gateway import Pace, Tick, run_shots
+from billing_tasks.lab.replay.gateway_process import Pace, Tick, run_shots
 from billing_tasks.lab.replay.problems import ProcessDied
-from billing_tasks.lab.replay.shots import Shot, Tally, put_together, share_out
+from billing_tasks.lab.replay.requests import Shot, Tally, put_together, share_out
 from billing_tasks.settings import Settings
 
 

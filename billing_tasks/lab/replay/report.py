@@ -12,7 +12,7 @@ from typing import Any
 from billing_tasks.lab.replay.endings import Ending, Outcome
 from billing_tasks.lab.replay.options import Options
 from billing_tasks.lab.replay.problems import ReplayError
-from billing_tasks.lab.replay.shots import Shot, Tally, Told
+from billing_tasks.lab.replay.requests import Shot, Tally, Told
 
 EXPORT_COLUMNS = (
     "request_id",

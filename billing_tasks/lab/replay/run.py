@@ -11,16 +11,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from billing_tasks.accounts import Accounts
-from billing_tasks.lab.replay.cast import enrol, make_cast
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.lab.replay.accounts import enrol, make_cast
 from billing_tasks.lab.replay.endings import differences, endings_of
-from billing_tasks.lab.replay.gateway import Pace
+from billing_tasks.lab.replay.gateway_process import Pace
 from billing_tasks.lab.replay.options import Options
 from billing_tasks.lab.replay.plan import make_plan
 from billing_tasks.lab.replay.processes import run_traffic
 from billing_tasks.lab.replay.report import ReplayReport, check_export, export, make_report
+from billing_tasks.lab.replay.requests import make_shots
 from billing_tasks.lab.replay.settled import Standing, await_settled
-from billing_tasks.lab.replay.shots import make_shots
 from billing_tasks.lab.trace import TraceRow
 from billing_tasks.pricing import RatioBook
 from billing_tasks.runtime import Runtime

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from billing_tasks.accounts import Accounts
+from billing_tasks.admin.accounts import Accounts
 from billing_tasks.errors import Unavailable
 from billing_tasks.holds.commands import Pipeline
 from billing_tasks.lab.replay.endings import Booked, Outcome, ending_of, read_booked
 from billing_tasks.lab.replay.problems import NotSettled
-from billing_tasks.lab.replay.shots import Shot, Tally, Told
+from billing_tasks.lab.replay.requests import Shot, Tally, Told
 from billing_tasks.runtime import Runtime
 
 POLL_SECONDS = 0.1

@@ -3,7 +3,7 @@
 -- Books many consumes and releases in one transaction, each at most once.
 --
 --   shard      which outbox they come from; also the row of channel_usage that counts them
---   events     JSON array of events (billing_tasks/events.py), kinds consume and release only
+--   events     JSON array of events (billing_tasks/model/events.py), kinds consume and release only
 --   epoch      of the outbox, or null if they don't come from one; then no cursor moves
 --   first_seq, last_seq   sequence numbers of the outbox that this call covers
 --

@@ -1,0 +1,1 @@
+"""The broker: names of tasks, the only publisher, how messages are decoded, and what a worker must survive."""

@@ -1,0 +1,1 @@
+"""Doors for gateways: Bookkeeper, AsyncBookkeeper, and what runs beside them."""

@@ -1,0 +1,211 @@
+"""AsyncBookkeeper: the same door for asyncio.
+
+Redis is awaited; the rare calls of PostgreSQL and of the broker run in threads
+(SQLAlchemy's sync engine serves workers and web apps alike).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from billing_tasks.client.base import Gateway
+from billing_tasks.client.charge import Charge, why
+from billing_tasks.client.relayer import relay_from_now_on
+from billing_tasks.errors import BillingError, ReservationClosed, Unavailable
+from billing_tasks.flows.effects import Effect, Flow, Ring
+from billing_tasks.holds.async_store import AsyncHoldStore
+from billing_tasks.holds.commands import Command, Pipeline
+from billing_tasks.model.consume_log import ConsumeLog
+from billing_tasks.model.reservation import Receipt, Reservation
+from billing_tasks.pricing import Price
+from billing_tasks.runtime import Runtime
+from billing_tasks.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class AsyncBookkeeper(Gateway):
+    """Bookkeeper's methods with `await`; see there for what each means and raises."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime.settings, runtime.commands)
+        self._runtime = runtime
+        self._holds = AsyncHoldStore(runtime.holds)
+        self._settling: set[asyncio.Task[None]] = set()
+        self._relayer = relay_from_now_on(runtime)
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> Self:
+        """An AsyncBookkeeper as BILLING_* says, or as `settings` says."""
+        return cls(Runtime(settings or load_settings()))
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    reply = await self._perform(effect)
+                except BillingError as exc:
+                    effect = flow.throw(exc)
+                else:
+                    effect = flow.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def _perform(self, effect: Effect) -> Any:
+        match effect:
+            case Command():
+                return await self._holds.send(effect)
+            case Pipeline():
+                return await self._holds.send_all(effect)
+            case Ring():
+                return self._runtime.perform(effect)  # only wakes a thread
+            case _:
+                return await asyncio.to_thread(self._runtime.perform, effect)
+
+    async def user_has_enough_quota(self, user_id: int, quota: int) -> bool:
+        """See Bookkeeper.user_has_enough_quota."""
+        return await self._run(self._available(user_id)) >= quota
+
+    async def user_has_much_more_quota(self, user_id: int, quota: int) -> bool:
+        """See Bookkeeper.user_has_much_more_quota."""
+        return await self._run(self._available(user_id)) > self.settings.trust_multiplier * quota
+
+    async def pre_consume_quota(
+        self,
+        quota: int,
+        *,
+        user_id: int,
+        token_id: int,
+        price: Price | None = None,
+        request_id: str | None = None,
+        ttl_seconds: int | None = None,
+        client_key: str = "",
+    ) -> Reservation:
+        """See Bookkeeper.pre_consume_quota."""
+        return await self._run(self._reserve(quota, user_id, token_id, price, request_id, ttl_seconds, client_key))
+
+    async def consume(self, log: ConsumeLog) -> Receipt:
+        """See Bookkeeper.consume."""
+        return await self._run(self._consume(log))
+
+    async def refund_quota(
+        self,
+        reservation: Reservation | None = None,
+        *,
+        user_id: int | None = None,
+        request_id: str | None = None,
+        reason: str = "",
+    ) -> Receipt:
+        """See Bookkeeper.refund_quota."""
+        return await self._run(self._refund_quota(reservation, user_id, request_id, reason))
+
+    async def refund_charge(
+        self, *, user_id: int, request_id: str, refund_id: str, quota: int | None = None, reason: str = ""
+    ) -> Receipt:
+        """See Bookkeeper.refund_charge."""
+        return await self._run(self._refund_charge(user_id, request_id, refund_id, quota, reason))
+
+    async def renew(self, reservation: Reservation, ttl_seconds: int | None = None) -> int:
+        """See Bookkeeper.renew."""
+        return await self._run(self._renew(reservation, ttl_seconds))
+
+    @asynccontextmanager
+    async def charge(
+        self,
+        *,
+        user_id: int,
+        token_id: int,
+        channel_id: int,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int | None = None,
+        group: str = "default",
+        channel_type: int | None = None,
+        request_id: str | None = None,
+        ttl_seconds: int | None = None,
+        client_key: str = "",
+        **details: Any,
+    ) -> AsyncIterator[Charge]:
+        """See Bookkeeper.charge. A cancelled task settles all the same, shielded from the cancellation."""
+        price = self.price(model=model, group=group, channel_type=channel_type)
+        reservation = await self.pre_consume_quota(
+            price.estimate(prompt_tokens, max_tokens),
+            user_id=user_id,
+            token_id=token_id,
+            price=price,
+            request_id=request_id,
+            ttl_seconds=ttl_seconds,
+            client_key=client_key,
+        )
+        charge = Charge(reservation, channel_id, details)
+        renewing = asyncio.create_task(self._keep_open(reservation, ttl_seconds))
+        try:
+            yield charge
+        except BaseException as exc:
+            renewing.cancel()
+            await self._shielded(self._settle_charge(charge, exc))
+            raise
+        else:
+            renewing.cancel()
+            await self._shielded(self._settle_charge(charge, None))
+
+    async def _keep_open(self, reservation: Reservation, ttl_seconds: int | None) -> None:
+        ttl = ttl_seconds or self.settings.hold_ttl_seconds
+        task = asyncio.current_task()
+        # A cancellation can get lost inside a call that ends at the same moment (Python 3.11's wait_for does that).
+        while task is not None and not task.cancelling():
+            await asyncio.sleep(ttl / 2)
+            try:
+                await self.renew(reservation, ttl)
+            except ReservationClosed:
+                return
+            except BillingError as exc:  # it expires in time and the usage is charged late, which the ledger shows
+                log.warning("hold of request %s was not renewed: %s", reservation.request_id, exc)
+
+    async def _shielded(self, settling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(settling)
+        # The loop keeps only weak references; a task whose awaiter was cancelled twice must still end.
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        await asyncio.shield(task)
+
+    async def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
+        usage = charge.log()
+        for last in (False, True):
+            try:
+                if usage is not None:
+                    charge.receipt = await self.consume(usage)
+                else:
+                    charge.receipt = await self.refund_quota(charge.reservation, reason=why(exc))
+                return
+            except Unavailable as failed:
+                if last and usage is None and exc is not None:
+                    exc.add_note(f"and the hold was not released: {failed}; it expires by itself")
+                    return  # the block's own error matters more
+                if last:
+                    raise
+            except ReservationClosed:
+                return  # consumed by somebody else under this request_id: then there is nothing to give back
+
+    async def close(self) -> None:
+        """Wait for charges that are still settling, send waiting rings, give connections back."""
+        await asyncio.gather(*self._settling, return_exceptions=True)
+        await self._holds.close()
+        await asyncio.to_thread(self._relayer.close)
+        await asyncio.to_thread(self._runtime.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,128 @@
+"""What Bookkeeper and AsyncBookkeeper share: arguments in, flow out. They differ in who runs the flow."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.flows.effects import Flow
+from billing_tasks.flows.requests import consume, refund, renew, reserve
+from billing_tasks.flows.requests.balance import available_quota
+from billing_tasks.holds.commands import Commands
+from billing_tasks.model.consume_log import ConsumeLog
+from billing_tasks.model.ids import check_request_id, new_request_id, shorten
+from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.reservation import Receipt, Reservation
+from billing_tasks.model.validation import check_int, check_text
+from billing_tasks.pricing import Price, RatioBook
+from billing_tasks.settings import Settings
+
+
+class Gateway:
+    """Prices, checks arguments and picks the flow. Raises InvalidRequest before anything is touched."""
+
+    def __init__(self, settings: Settings, commands: Commands) -> None:
+        self.settings = settings
+        self._commands = commands
+        self.ratio_book = RatioBook(settings.ratios_file)
+
+    # -- prices: no server is asked -----------------------------------------------------------------------
+
+    def price(self, *, model: str, group: str = "default", channel_type: int | None = None) -> Price:
+        """What a text request costs: see Price.estimate and Price.quota. Fixed from here on."""
+        return self.ratio_book.price(group=group, model=model, channel_type=channel_type)
+
+    def model_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
+        """Ratio of the model; 1 is 2 USD per million prompt tokens. Unknown: 30, dear on purpose."""
+        return self.ratio_book.ratios.model_ratio(model, channel_type)
+
+    def completion_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
+        """How many times a prompt token's price a completion token costs."""
+        return self.ratio_book.ratios.completion_ratio(model, channel_type)
+
+    def group_ratio(self, group: str) -> Fraction:
+        """The group's factor on every price. Unknown: 1."""
+        return self.ratio_book.ratios.group_ratio(group)
+
+    def ratio(self, group: str, model: str) -> Fraction:
+        """Group ratio times model ratio."""
+        return self.ratio_book.ratios.ratio(group, model)
+
+    # -- flows --------------------------------------------------------------------------------------------
+
+    def _reserve(
+        self,
+        quota: int,
+        user_id: int,
+        token_id: int,
+        price: Price | None,
+        request_id: str | None,
+        ttl_seconds: int | None,
+        client_key: str,
+    ) -> Flow[Reservation]:
+        ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds
+        wanted = reserve.Wanted(
+            request_id=new_request_id() if request_id is None else check_request_id(request_id),
+            user_id=check_int("user_id", user_id, 1),
+            token_id=check_int("token_id", token_id, 1),
+            amount=check_int("quota", quota, 0),
+            ttl_ms=check_int("ttl_seconds", ttl, 1, 86_400) * 1000,
+            price=price,
+            client_key=check_text("client_key", client_key, 200) if client_key else "",
+        )
+        return reserve.reserve(wanted, commands=self._commands, settings=self.settings)
+
+    def _consume(self, log: ConsumeLog) -> Flow[Receipt]:
+        if not isinstance(log, ConsumeLog):
+            raise InvalidRequest(f"consume takes a ConsumeLog, got {shorten(log)}.")
+        if self.settings.dispatch == "request":
+            return consume.enqueue(log, commands=self._commands)
+        return consume.consume(log, commands=self._commands)
+
+    def _refund_quota(
+        self, reservation: Reservation | None, user_id: int | None, request_id: str | None, reason: str
+    ) -> Flow[Receipt]:
+        if reservation is not None:
+            if user_id is not None or request_id is not None:
+                raise InvalidRequest("refund_quota takes a reservation, or user_id= and request_id=, not both.")
+            user_id, request_id = reservation.user_id, reservation.request_id
+        wanted = self._give_back(user_id, request_id, reason)
+        if self.settings.dispatch == "request":
+            return refund.enqueue(wanted, commands=self._commands)
+        return refund.release_hold(
+            wanted,
+            token_id=reservation.token_id if reservation else None,
+            held=reservation.held_quota if reservation else 0,
+            commands=self._commands,
+        )
+
+    def _refund_charge(
+        self, user_id: int, request_id: str, refund_id: str, quota: int | None, reason: str
+    ) -> Flow[Receipt]:
+        refund_id = check_text("refund_id", refund_id, 200)
+        if not refund_id:
+            raise InvalidRequest("refund_id must not be empty: it tells a repeated refund from a second one.")
+        amount = None if quota is None else check_int("quota", quota, 1)
+        wanted = self._give_back(user_id, request_id, reason, amount, refund_id)
+        if self.settings.dispatch == "request":
+            return refund.enqueue(wanted, commands=self._commands)
+        return refund.refund_charge(wanted, commands=self._commands)
+
+    def _give_back(
+        self, user_id: object, request_id: object, reason: str, quota: int | None = None, refund_id: str = ""
+    ) -> GiveBack:
+        return GiveBack(
+            user_id=check_int("user_id", user_id, 1),
+            request_id=check_request_id(request_id),
+            reason=check_text("reason", reason, 2000),
+            quota=quota,
+            refund_id=refund_id,
+        )
+
+    def _renew(self, reservation: Reservation, ttl_seconds: int | None) -> Flow[int]:
+        ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds
+        ttl_ms = check_int("ttl_seconds", ttl, 1, 86_400) * 1000
+        return renew.renew(reservation, ttl_ms=ttl_ms, commands=self._commands)
+
+    def _available(self, user_id: int) -> Flow[int]:
+        return available_quota(check_int("user_id", user_id, 1), commands=self._commands, settings=self.settings)

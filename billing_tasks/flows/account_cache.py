@@ -1,0 +1,58 @@
+"""Copies of accounts: from PostgreSQL into Redis. Shared by every flow that needs or changes one.
+
+A copy that can't be written is no harm: the next reservation loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from billing_tasks.errors import TokenRefused, Unavailable, UserNotFound
+from billing_tasks.flows.effects import Flow, InLedger, ask, ask_all
+from billing_tasks.holds.commands import Commands
+from billing_tasks.holds.replies import Available
+from billing_tasks.model.account import TokenRow, UserRow
+
+
+def load_copies(*, user_id: int, token_id: int, began_ms: int, epoch: str, commands: Commands) -> Flow[None]:
+    """Read user and token from PostgreSQL and put copies into Redis.
+
+    `began_ms` and `epoch` are Redis's, from before the reading. Raises UserNotFound,
+    TokenRefused (unknown, other_user) or Unavailable.
+    """
+    user, token = yield from ask(InLedger(lambda ledger: ledger.accounts(user_id, token_id)))
+    if user is None:
+        raise UserNotFound(f"There is no user {user_id}.")
+    if token is None:
+        raise TokenRefused(f"There is no token {token_id}.", reason="unknown")
+    if token.user_id != user_id:
+        # Its copy would lie in the wrong shard, where no settlement refreshes it.
+        raise TokenRefused(f"Token {token_id} does not belong to user {user_id}.", reason="other_user")
+    yield from ask_all(
+        [
+            commands.load_user(user, began_ms=began_ms, epoch=epoch),
+            commands.load_token(token, began_ms=began_ms, epoch=epoch),
+        ]
+    )
+
+
+def clock_of(user_id: int, commands: Commands) -> Flow[Available | None]:
+    """Redis's time and epoch, to be asked for before PostgreSQL is; None if Redis is away."""
+    try:
+        return (yield from ask(commands.balance(user_id=user_id)))
+    except Unavailable:
+        return None
+
+
+def push_copies(
+    clock: Available | None, *, users: Iterable[UserRow], tokens: Iterable[TokenRow], commands: Commands
+) -> Flow[None]:
+    """Put rows that PostgreSQL just returned into Redis. Nothing is lost if Redis is away."""
+    if clock is None:
+        return
+    loads = [commands.load_user(row, began_ms=clock.now_ms, epoch=clock.epoch) for row in users]
+    loads += [commands.load_token(row, began_ms=clock.now_ms, epoch=clock.epoch) for row in tokens]
+    try:
+        yield from ask_all(loads)
+    except Unavailable:
+        return

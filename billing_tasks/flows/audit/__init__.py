@@ -1,0 +1,1 @@
+"""Audit: the guarantees are verified, Redis is reconciled, the backlog is measured."""

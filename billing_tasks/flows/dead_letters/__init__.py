@@ -1,0 +1,1 @@
+"""Dead letters: recorded, selected, previewed, retried, resolved by a person."""

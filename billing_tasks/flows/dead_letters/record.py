@@ -1,0 +1,183 @@
+"""Dead letters: what could not be booked, as it came, with the reason and whether time may heal it.
+
+Kept before the event leaves the outbox or the message is acknowledged; a crash
+in between keeps it twice, which the table's unique key folds into one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from billing_tasks.broker import decode
+from billing_tasks.broker.names import CONSUME, REFUND
+from billing_tasks.errors import BillingError, IdempotencyConflict, InvalidRequest
+from billing_tasks.flows.effects import Enqueue, Flow, InLedger, ask
+from billing_tasks.holds.replies import OutboxEntry
+from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
+from billing_tasks.ledger.rows import DeadLetter, LetterState
+from billing_tasks.ledger.store import Ledger
+from billing_tasks.model import events
+from billing_tasks.model.events import Event, Kind, fingerprint
+from billing_tasks.model.ids import check_request_id
+from billing_tasks.model.posting import Posted
+
+#: Why an event was not booked, for the person who reads the row.
+WHY = {
+    Posted.CONFLICT: "The same request_id was booked before with another body; that one stands.",
+    Posted.UNKNOWN_USER: "There is no such user.",
+    Posted.UNKNOWN_TOKEN: "The user has no such token.",
+    Posted.NO_CHARGE: "Nothing is charged under this request_id yet.",
+    Posted.ABOVE_CHARGE: "The refunds would exceed the charge.",
+}
+MALFORMED = "malformed"
+#: Proven to be refused again unless a person changes something. Every other reason time may heal: the charge that
+#: a refund is for may be on its way, a server come back, a bug be repaired.
+FOR_EVER = frozenset(
+    {
+        *map(str, (Posted.CONFLICT, Posted.UNKNOWN_USER, Posted.UNKNOWN_TOKEN, Posted.ABOVE_CHARGE)),
+        *(MALFORMED, InvalidRequest.code, IdempotencyConflict.code),
+    }
+)
+#: First and longest wait before an automatic retry; it doubles in between.
+FIRST_WAIT_SECONDS = 10
+LONGEST_WAIT_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter to be kept."""
+
+    kind: str
+    request_id: str
+    user_id: int | None
+    fingerprint: str
+    payload: bytes
+    reason: str  # a code
+    error: str  # a sentence
+
+    @property
+    def transient(self) -> bool:
+        """True if it is tried again by itself."""
+        return self.reason not in FOR_EVER
+
+
+def of_event(event: Event, reason: str, error: str = "") -> Letter:
+    """The letter of an event that the ledger refused."""
+    kind, payload = str(event.kind), events.encode(event)
+    return Letter(kind, event.request_id, event.user_id, event.fingerprint, payload, str(reason), error)
+
+
+def of_outcome(event: Event, outcome: Posted) -> Letter:
+    """The letter of an event that the ledger answered with anything but booked."""
+    return of_event(event, outcome, WHY[outcome])
+
+
+def of_refused_data(event: Event, error: LedgerRefusedData) -> Letter:
+    """The letter of an event that the ledger can't store."""
+    return of_event(event, reason_of(error), error.message)
+
+
+def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_id: str) -> Letter:
+    """The letter of a Celery message that can't be used, as it came; without a usable id the task's serves."""
+    # ASCII, because JSON from elsewhere may hold lone surrogates that UTF-8 has no bytes for.
+    try:
+        payload = json.dumps(message, ensure_ascii=True, default=str).encode()
+    except (RecursionError, ValueError, TypeError):  # nested without end, or keys that are no text
+        payload = repr(message)[:65536].encode("utf-8", "backslashreplace")
+    try:
+        request_id = check_request_id(message.get("request_id"))
+    except BillingError:
+        request_id = task_id
+    user_id = message.get("user_id")
+    known_user = user_id if type(user_id) is int else None
+    return Letter(kind, request_id, known_user, _of_message(payload), payload, error.code, error.message)
+
+
+def of_entry(entry: OutboxEntry, error: str) -> Letter:
+    """The letter of an outbox entry that is no event."""
+    return Letter(
+        entry.kind or "unknown",
+        entry.request_id or entry.entry_id,
+        entry.user_id,
+        fingerprint(MALFORMED, entry.payload.hex()),
+        entry.payload,
+        MALFORMED,
+        error,
+    )
+
+
+def reason_of(error: InvalidRequest) -> str:
+    """The code of a refusal by rule: of the ledger, which can't store it, or of the checks on messages."""
+    if not isinstance(error, LedgerRefusedData):
+        return error.code
+    return NO_PARTITION if error.reason == NO_PARTITION else MALFORMED
+
+
+def event_of(letter: DeadLetter) -> Event:
+    """The event inside a dead letter, whether it came from an outbox or as a message. Raises InvalidRequest.
+
+    A message has to pass the checks of a message, whatever it looks like; and what was filed in an outbox
+    and is no event of ours is never booked.
+    """
+    if letter.kind not in (Kind.CONSUME, Kind.REFUND, Kind.RELEASE):
+        raise InvalidRequest(f"Nothing of kind {letter.kind} can be booked.", request_id=letter.request_id)
+    try:
+        if letter.fingerprint == _of_message(letter.payload):
+            return decode.event_from_message(letter.kind, letter.payload)
+        event = events.decode(letter.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"The payload is no event: {exc}", request_id=letter.request_id) from None
+    if (event.fingerprint, event.kind) != (letter.fingerprint, letter.kind):
+        raise InvalidRequest("The payload is no event of ours.", request_id=letter.request_id)
+    return event
+
+
+def _of_message(payload: bytes) -> str:
+    return fingerprint("message", payload.hex())
+
+
+def wait_before(attempt: int) -> int:
+    """How many seconds an automatic retry waits after this many attempts."""
+    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS << min(attempt, 12))
+
+
+def keep(letters: list[Letter]) -> Flow[list[int]]:
+    """Keep them; returns their numbers. Raises Unavailable."""
+    numbers = []
+    for letter in letters:
+        number = yield from ask(InLedger(partial(_add, letter)))
+        numbers.append(number)
+    return numbers
+
+
+def _add(letter: Letter, ledger: Ledger) -> int:
+    kept, _ = ledger.add_dead_letter(
+        kind=letter.kind,
+        request_id=letter.request_id,
+        user_id=letter.user_id,
+        payload=letter.payload,
+        reason=letter.reason,
+        error=letter.error,
+        fingerprint=letter.fingerprint,
+        state=LetterState.RETRYING if letter.transient else LetterState.FAILED,
+        next_attempt_seconds=wait_before(0) if letter.transient else None,
+    )
+    return kept.id
+
+
+def slow_lane(*, kind: str, request_id: str, number: int, attempt: int, **asked: str) -> Enqueue:
+    """The letter as a Celery task of its own, so that Flower has the request under its own id.
+
+    `asked`: who asked for it and why, if somebody did. The id ends with the letter's number and the attempt's:
+    one request may have several refunds.
+    """
+    return Enqueue(
+        REFUND if kind in (Kind.REFUND, Kind.RELEASE) else CONSUME,
+        f"{kind}:{request_id}:{number}.{attempt}",
+        {"dead_letter": number, "request_id": request_id, "attempt": attempt, **asked},
+    )

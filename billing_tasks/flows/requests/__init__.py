@@ -1,0 +1,1 @@
+"""One request: reserve, consume, release, refund, renew, expire."""

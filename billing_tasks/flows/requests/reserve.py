@@ -1,0 +1,167 @@
+"""Reserve: set quota aside before the upstream call. One round trip when the account's copy is warm.
+
+Nothing is decided here that the script has not decided; this story is about
+copies: load one that is missing, refresh one that is old before it is used or
+before it refuses anybody. A crash leaves at most a hold, which expires.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from billing_tasks.errors import (
+    BacklogFull,
+    BillingError,
+    HoldNotWritten,
+    IdempotencyConflict,
+    InsufficientUserQuota,
+    ReservationClosed,
+    TokenRefused,
+    Unavailable,
+    UserDisabled,
+    UserQuotaUnreadable,
+)
+from billing_tasks.flows.account_cache import load_copies
+from billing_tasks.flows.effects import Flow, ask
+from billing_tasks.holds.commands import Commands
+from billing_tasks.holds.outcomes import Reserve
+from billing_tasks.holds.replies import Reserved
+from billing_tasks.model.reservation import Reservation
+from billing_tasks.pricing import Price
+from billing_tasks.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A reservation as it was asked for, checked. `amount` in quota."""
+
+    request_id: str
+    user_id: int
+    token_id: int
+    amount: int
+    ttl_ms: int
+    price: Price | None = None
+    client_key: str = ""
+
+
+#: Refusals that an older copy may be wrong about: a top-up or an edit elsewhere must count.
+_BY_THE_COPY = frozenset(
+    {
+        Reserve.USER_DISABLED,
+        Reserve.TOKEN_OF_ANOTHER_USER,
+        Reserve.TOKEN_DISABLED,
+        Reserve.TOKEN_EXPIRED,
+        Reserve.INSUFFICIENT_USER_QUOTA,
+        Reserve.INSUFFICIENT_TOKEN_QUOTA,
+    }
+)
+#: Each round loads a copy or gives up; more than this means that copies are thrown away as fast as they load.
+_ROUNDS = 6
+
+
+def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> Flow[Reservation]:
+    """The reservation, or the refusal as an error (the table in errors.py)."""
+    fresh_ms = settings.fresh_seconds * 1000
+    asked_again = False
+    for _ in range(_ROUNDS):
+        reply = yield from _try(wanted, fresh_ms, commands, settings)
+        outcome = reply.outcome
+        if outcome is Reserve.HELD or outcome is Reserve.ALREADY_HELD:
+            return _reservation(wanted, reply, settings)
+        if outcome is Reserve.NOT_LOADED:
+            yield from _load(wanted, reply, commands)
+        elif outcome is Reserve.STALE:
+            try:
+                yield from _load(wanted, reply, commands)
+            except Unavailable:
+                fresh_ms = 0  # PostgreSQL is away: the old copy is the best there is
+        elif outcome in _BY_THE_COPY and not asked_again and reply.b >= settings.refusal_fresh_seconds * 1000:
+            asked_again = True
+            try:
+                yield from _load(wanted, reply, commands)
+            except Unavailable:
+                raise _refusal(wanted, reply) from None
+        else:
+            raise _refusal(wanted, reply)
+    raise UserQuotaUnreadable(
+        f"The copy of user {wanted.user_id} in Redis could not be kept long enough to reserve from it.",
+        request_id=wanted.request_id,
+    )
+
+
+def _try(wanted: Wanted, fresh_ms: int, commands: Commands, settings: Settings) -> Flow[Reserved]:
+    try:
+        return (
+            yield from ask(
+                commands.reserve(
+                    request_id=wanted.request_id,
+                    user_id=wanted.user_id,
+                    token_id=wanted.token_id,
+                    amount=wanted.amount,
+                    ttl_ms=wanted.ttl_ms,
+                    backlog_limit=settings.backlog_limit,
+                    fresh_ms=fresh_ms,
+                )
+            )
+        )
+    except Unavailable as exc:
+        raise HoldNotWritten(exc.message, request_id=wanted.request_id) from exc
+
+
+def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> Flow[None]:
+    try:
+        yield from load_copies(
+            user_id=wanted.user_id,
+            token_id=wanted.token_id,
+            began_ms=reply.now_ms,
+            epoch=reply.epoch,
+            commands=commands,
+        )
+    except Unavailable as exc:
+        raise UserQuotaUnreadable(exc.message, request_id=wanted.request_id) from exc
+
+
+def _reservation(wanted: Wanted, reply: Reserved, settings: Settings) -> Reservation:
+    again = reply.outcome is Reserve.ALREADY_HELD
+    return Reservation(
+        request_id=wanted.request_id,
+        user_id=wanted.user_id,
+        token_id=wanted.token_id,
+        held_quota=wanted.amount,
+        expires_at_ms=int(reply.a),
+        price=wanted.price,
+        client_key=wanted.client_key,
+        trusted=reply.b + wanted.amount > settings.trust_multiplier * wanted.amount,
+        again=again,
+    )
+
+
+def _refusal(wanted: Wanted, reply: Reserved) -> BillingError:
+    user, token, amount, request_id = wanted.user_id, wanted.token_id, wanted.amount, wanted.request_id
+    match reply.outcome:
+        case Reserve.INSUFFICIENT_USER_QUOTA:
+            return InsufficientUserQuota(
+                f"User {user} has {reply.a} quota available; the request would hold {amount}.",
+                request_id=request_id,
+            )
+        case Reserve.INSUFFICIENT_TOKEN_QUOTA:
+            message = f"Token {token} has {reply.a} quota available; the request would hold {amount}."
+            return TokenRefused(message, reason="quota", request_id=request_id)
+        case Reserve.USER_DISABLED:
+            return UserDisabled(f"User {user} is disabled.", request_id=request_id)
+        case Reserve.TOKEN_DISABLED:
+            return TokenRefused(f"Token {token} is disabled.", reason="disabled", request_id=request_id)
+        case Reserve.TOKEN_EXPIRED:
+            return TokenRefused(f"Token {token} has expired.", reason="expired", request_id=request_id)
+        case Reserve.TOKEN_OF_ANOTHER_USER:
+            message = f"Token {token} does not belong to user {user}."
+            return TokenRefused(message, reason="other_user", request_id=request_id)
+        case Reserve.HOLD_CLOSED:
+            message = f"Request {request_id} was {reply.a} already."
+            return ReservationClosed(message, reason=str(reply.a), request_id=request_id)
+        case Reserve.BACKLOG_FULL:
+            message = f"{reply.a} events wait in the outbox of user {user}'s shard; nothing new is accepted."
+            return BacklogFull(message, request_id=request_id)
+        case _:
+            message = f"Request {request_id} came before with another user, token or amount."
+            return IdempotencyConflict(message, request_id=request_id)

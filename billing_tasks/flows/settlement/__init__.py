@@ -1,0 +1,1 @@
+"""Settlement: outboxes are booked, and workers are rung for them."""

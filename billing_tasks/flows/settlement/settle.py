@@ -1,0 +1,336 @@
+"""Settle: book what waits in a shard's outbox.
+
+PostgreSQL first, Redis second. Events stay in the outbox until the ledger has
+committed them; a crash between the two leaves them there, posting again answers
+"duplicate", and then they are removed. Of a long outbox both work at once, on
+neighbouring batches. One drainer per shard at a time is a
+matter of thrift: two would book nothing twice.
+
+An event that can't be booked never stops its batch: the batch is halved down to
+it, it becomes a dead letter, and the others post.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from billing_tasks.errors import BillingError, OutboxStuck, Unavailable
+from billing_tasks.flows.dead_letters import record
+from billing_tasks.flows.effects import Flow, InLedger, Meanwhile, Ring, ask, ask_all
+from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands
+from billing_tasks.holds.outcomes import Lease, Leave
+from billing_tasks.holds.replies import LeaseReply, OutboxEntry
+from billing_tasks.ledger.failures import LedgerRefusedData
+from billing_tasks.model import events
+from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.posting import Posted, PostedBatch
+from billing_tasks.settings import Settings
+
+#: How long nobody rings after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
+#: time-out): with 10 s each shard gained another retrying drainer every 20 s for as long as PostgreSQL was away.
+QUIET_AFTER_FAILURE_MS = 60_000
+
+
+@dataclass(slots=True)
+class Drained:
+    """What one run of a drainer did. `lag_ms` is the age of the oldest event it met."""
+
+    posted: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    request_ids: list[str] = field(default_factory=list)
+    lag_ms: int = 0
+    taken: bool = False  # somebody else drains
+
+    def as_dict(self) -> dict[str, object]:
+        """What Flower shows as the task's result."""
+        if self.taken:
+            return {"taken": True}
+        return {
+            "posted": self.posted,
+            "duplicates": self.duplicates,
+            "dead_lettered": self.dead_lettered,
+            "request_ids": self.request_ids,
+            "lag_ms": self.lag_ms,
+        }
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Events that were read together, and what the ledger answered so far."""
+
+    shard: int
+    lease: LeaseReply
+    entries: list[OutboxEntry]
+    last: bool  # there was nothing behind it
+    bookable: list[tuple[OutboxEntry, Event]] = field(default_factory=list)
+    refunds: list[Event] = field(default_factory=list)
+    outcomes: Counter[Posted] = field(default_factory=Counter)
+    users: dict[int, UserRow] = field(default_factory=dict)
+    tokens: dict[int, TokenRow] = field(default_factory=dict)
+    refused: list[record.Letter] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # of the dead letters that `refused` became
+
+    @property
+    def epoch(self) -> int:
+        return self.entries[0].epoch
+
+
+@dataclass(slots=True)
+class _Drainer:
+    """One run: which shard, for whom, until when."""
+
+    shard: int
+    owner: str
+    commands: Commands
+    settings: Settings
+    now: Callable[[], float]
+    deadline: float
+    done: Drained = field(default_factory=Drained)
+
+    @property
+    def in_time(self) -> bool:
+        return self.now() < self.deadline
+
+
+def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now: Callable[[], float]) -> Flow[Drained]:
+    """Book the shard's outbox until it is empty or the time budget is used up. Raises Unavailable.
+
+    `owner` names this run; `now` is a monotonic clock in seconds.
+    """
+    d = _Drainer(shard, owner, commands, settings, now, deadline=now() + settings.settle_budget_seconds)
+    try:
+        while True:
+            batch = yield from _take(d)
+            if batch is None:
+                d.done.taken = not d.done.request_ids
+                return d.done
+            more = bool(batch.entries) and (yield from _settle(batch, d))
+            if more and d.in_time:
+                continue
+            if (yield from ask(commands.leave(shard, owner=owner))) is not Leave.NOT_EMPTY:
+                return d.done
+            if not d.in_time:
+                yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms))
+                yield Ring(shard, d.done.request_ids[-1] if d.done.request_ids else "")
+                return d.done
+    except Unavailable:
+        yield from _let_go(shard, owner, commands)
+        raise
+
+
+def _let_go(shard: int, owner: str, commands: Commands) -> Flow[None]:
+    try:
+        yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=QUIET_AFTER_FAILURE_MS))
+    except Unavailable:
+        return  # Redis is away too; the lease runs out by itself
+
+
+def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
+    """The oldest events, or those behind a batch that is still in the outbox. None: somebody else drains."""
+    lease = yield from ask(d.commands.lease(d.shard, owner=d.owner, lease_ms=d.settings.lease_ms))
+    if lease.outcome is Lease.TAKEN:
+        return None
+    after = behind.entries[-1].entry_id if behind else None
+    entries = yield from ask(d.commands.read_outbox(d.shard, count=d.settings.batch_size, after=after))
+    last = len(entries) < d.settings.batch_size
+    if entries and entries[-1].epoch != entries[0].epoch:
+        entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
+    batch = _Batch(d.shard, lease, entries, last)
+    for entry in entries:  # here and not when it is booked: PostgreSQL may be busy with the batch before it
+        event = _decode(entry, batch)
+        if event is not None and event.kind is Kind.REFUND:
+            batch.refunds.append(event)
+        elif event is not None:
+            batch.bookable.append((entry, event))
+    return batch
+
+
+def _settle(batch: _Batch, d: _Drainer) -> Flow[bool]:
+    """Book a batch, and those behind it; returns whether there may be more.
+
+    While PostgreSQL books one, Redis removes the one before it and hands out the one
+    after it. A crash then leaves two that are booked and still in the outbox.
+    """
+    before: _Batch | None = None
+    current: _Batch | None = batch
+    while current is not None and current.entries:
+        meanwhile = _Meanwhile(before, current, d)
+        yield from _book(current, meanwhile)
+        if meanwhile.error is not None:
+            raise meanwhile.error
+        before, current = current, meanwhile.after
+    if before is None:
+        return False
+    yield from _settled(before, d)
+    return current is None and not before.last  # else a look behind it found nothing
+
+
+class _Meanwhile:
+    """What is to be done on Redis while a batch is booked: `before` leaves, `after` is read. Done once."""
+
+    def __init__(self, before: _Batch | None, current: _Batch, d: _Drainer) -> None:
+        self.before, self.d = before, d
+        self.ahead = not current.last and d.in_time
+        self.current = current
+        self.after: _Batch | None = None
+        self.error: BillingError | None = None
+        self.pending = before is not None or self.ahead
+
+    def __call__(self) -> Flow[None]:
+        self.pending = False
+        try:
+            if self.before is not None:
+                yield from _settled(self.before, self.d)
+            if self.ahead:
+                self.after = yield from _take(self.d, behind=self.current)
+        except BillingError as exc:
+            self.error = exc
+
+
+def _book(batch: _Batch, meanwhile: _Meanwhile) -> Flow[None]:
+    """In PostgreSQL, as entries or as dead letters."""
+    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
+    for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them
+        yield from _post_refund(event, batch)
+    batch.numbers = yield from record.keep(batch.refused)  # before their events leave the outbox
+
+
+def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
+    """The event, completed by what only the script knew; None if it became a dead letter."""
+    try:
+        event = events.decode(entry.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        batch.refused.append(record.of_entry(entry, str(exc)))
+        return None
+    kind = Kind.CONSUME if entry.kind == Kind.CONFLICT else entry.kind
+    named = (event.kind, event.request_id, event.user_id, event.token_id, event.quota if entry.weight else 0)
+    if named != (kind, entry.request_id, entry.user_id, entry.token_id, entry.weight):
+        error = "the payload names another kind, request, account or quota than the outbox entry"
+        batch.refused.append(record.of_entry(entry, error))
+        return None
+    if entry.kind == Kind.CONFLICT:
+        event.kind = Kind.CONFLICT  # the gateway sent it as a consume; the script knew better
+        batch.refused.append(record.of_outcome(event, Posted.CONFLICT))
+        return None
+    if entry.kind == Kind.CONSUME:
+        event.held_quota = entry.held
+    elif entry.kind == Kind.RELEASE:
+        event.quota = entry.held
+    return event
+
+
+def _post(
+    items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int, int], meanwhile: _Meanwhile
+) -> Flow[None]:
+    """Book consumes and releases; halve what the ledger can't store until the one is found."""
+    posting = [event for _, event in items]
+    call: InLedger[PostedBatch] = InLedger(
+        lambda ledger: ledger.post_batch(batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1])
+    )
+    try:
+        answer: PostedBatch = yield (Meanwhile(call, meanwhile()) if meanwhile.pending else call)
+    except LedgerRefusedData as exc:
+        if len(items) == 1:
+            batch.refused.append(record.of_refused_data(posting[0], exc))
+            yield from _post([], batch, seqs, meanwhile)
+            return
+        half = len(items) // 2
+        middle = items[half][0].seq
+        yield from _post(items[:half], batch, (seqs[0], middle - 1), meanwhile)
+        yield from _post(items[half:], batch, (middle, seqs[1]), meanwhile)
+        return
+    batch.outcomes.update(answer.outcomes)
+    batch.users.update((row.id, row) for row in answer.users)
+    batch.tokens.update((row.id, row) for row in answer.tokens)
+    for event, outcome in zip(posting, answer.outcomes, strict=True):
+        if not outcome.booked:
+            batch.refused.append(record.of_outcome(event, outcome))
+
+
+def _post_refund(event: Event, batch: _Batch) -> Flow[None]:
+    try:
+        answer = yield from ask(InLedger(lambda ledger: ledger.post_refund(batch.shard, event)))
+    except LedgerRefusedData as exc:
+        batch.refused.append(record.of_refused_data(event, exc))
+        return
+    outcome = answer.outcomes[0]
+    batch.outcomes[outcome] += 1
+    batch.users.update((row.id, row) for row in answer.users)
+    batch.tokens.update((row.id, row) for row in answer.tokens)
+    if not outcome.booked:
+        batch.refused.append(record.of_outcome(event, outcome))
+
+
+def _settled(batch: _Batch, d: _Drainer) -> Flow[None]:
+    """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
+    calls = []
+    # Refunds bring rows that no entry names; an event that named another user's token brings a row whose
+    # copy lies in another shard, with another epoch: not ours to write.
+    of_shard = d.commands.keys.shard_of
+    left_users = {row.id: row for row in batch.users.values() if of_shard(row.id) == d.shard}
+    left_tokens = {row.id: row for row in batch.tokens.values() if of_shard(row.user_id) == d.shard}
+    tokens_of: dict[int, list[TokenRow]] = {}
+    for row in left_tokens.values():
+        tokens_of.setdefault(row.user_id, []).append(row)
+    chunks = _by_user(batch.entries)
+    for chunk in chunks:
+        user_ids = {entry.user_id for entry in chunk}
+        users = [left_users.pop(user_id) for user_id in user_ids if user_id in left_users]
+        tokens = [row for user_id in user_ids for row in tokens_of.pop(user_id, ())]
+        if chunk is chunks[-1]:
+            users += left_users.values()
+            tokens += [row for rows in tokens_of.values() for row in rows]
+        calls.append(
+            d.commands.settled(
+                d.shard, entries=chunk, users=users, tokens=tokens, read_ms=batch.lease.now_ms, epoch=batch.lease.epoch
+            )
+        )
+    removed = yield from ask_all(calls)
+    if not any(taken + gone for taken, gone, _ in removed):
+        # Reading them again would book nothing and remove nothing, for ever.
+        first, count = batch.entries[0].entry_id, len(batch.entries)
+        raise OutboxStuck(f"Outbox {d.shard}: none of {count} events can be removed, from {first} on.")
+    yield from _report(batch, d.done)
+
+
+def _report(batch: _Batch, done: Drained) -> Flow[None]:
+    for letter, number in zip(batch.refused, batch.numbers, strict=True):
+        yield from _show_in_flower(letter, number)
+    done.posted += batch.outcomes[Posted.POSTED]
+    done.duplicates += batch.outcomes[Posted.DUPLICATE]
+    done.dead_lettered += len(batch.refused)
+    done.request_ids += [entry.request_id for entry in batch.entries[: max(0, 20 - len(done.request_ids))]]
+    done.lag_ms = max(done.lag_ms, batch.lease.now_ms - batch.entries[0].filed_ms)
+
+
+def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:
+    """Chunks of about SETTLED_AT_ONCE entries, a user's entries together.
+
+    The user's new balance is written with the first of them and counts them all; while some of
+    them are still in `unposted`, the user has less available than is true. Together, nobody sees that.
+    """
+    of_user: dict[int, list[OutboxEntry]] = {}
+    for entry in entries:
+        of_user.setdefault(entry.user_id, []).append(entry)
+    chunks: list[list[OutboxEntry]] = [[]]
+    for own in of_user.values():
+        if len(chunks[-1]) + len(own) > SETTLED_AT_ONCE and chunks[-1]:
+            chunks.append([])
+        for at in range(0, len(own), SETTLED_AT_ONCE):
+            if at:
+                chunks.append([])
+            chunks[-1] += own[at : at + SETTLED_AT_ONCE]
+    return chunks
+
+
+def _show_in_flower(letter: record.Letter, number: int) -> Flow[None]:
+    try:
+        yield record.slow_lane(kind=letter.kind, request_id=letter.request_id, number=number, attempt=1)
+    except Unavailable:
+        return  # the row is there; only Flower's view of it is not

@@ -1,0 +1,82 @@
+"""Who waits for a connection to Redis, and when waiting is given up.
+
+There are fewer connections than callers. While Redis answers, whoever waits gets
+one within microseconds. When it stops answering, each call costs a time-out, and
+the callers behind would pay it one after the other: so those who waited while
+others timed out give up with them, and nobody pays more than about one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+
+from billing_tasks.holds.commands import Command
+from billing_tasks.holds.connection.connection import Wire
+
+
+class NoPlace(redis.RedisError):
+    """All connections were busy for too long, or Redis timed out for those who had one. Nothing was sent."""
+
+
+class Places:
+    """The connections of a process's threads. Made anew in a forked child, whose parent goes on with the old ones."""
+
+    def __init__(self, open_wire: Callable[[], Wire], places: int, wait_seconds: float) -> None:
+        self._open_wire = open_wire
+        self._wait_seconds = wait_seconds
+        self._count = places
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._free = threading.Semaphore(self._count)
+        self._idle: list[Wire] = []  # the one used last is used next
+        self._answered = self._timed_out = 0.0  # when, by the monotonic clock
+
+    def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """One round trip. Raises NoPlace, or what redis-py raises; replies that are errors are returned."""
+        if self._pid != os.getpid():
+            self._reset()  # places that the parent's threads held are not given back here
+        free, idle, began = self._free, self._idle, time.monotonic()
+        if not free.acquire(timeout=self._wait_seconds):
+            raise NoPlace("all connections of this process are busy; raise BILLING_REDIS_CONNECTIONS")
+        try:
+            if began < self._timed_out and self._answered < self._timed_out:
+                raise NoPlace("it timed out for the calls before this one")
+            wire = _taken(idle) or self._open_wire()
+            try:
+                replies = self._exchange(wire, commands)
+            finally:
+                idle.append(wire)
+        except redis.TimeoutError:
+            self._timed_out = time.monotonic()
+            raise
+        finally:
+            free.release()
+        self._answered = time.monotonic()
+        return replies
+
+    def _exchange(self, wire: Wire, commands: Sequence[Command[Any]]) -> list[Any]:
+        try:
+            return wire.exchange(commands)
+        except redis.ConnectionError:
+            # It may have died with its server while it was idle; now it is opened anew.
+            return wire.exchange(commands)
+
+    def close(self) -> None:
+        """Give up the connections that nobody uses; they open again if they are used again."""
+        while wire := _taken(self._idle):
+            wire.close()
+
+
+def _taken(idle: list[Wire]) -> Wire | None:
+    try:
+        return idle.pop()
+    except IndexError:
+        return None

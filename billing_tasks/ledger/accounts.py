@@ -1,0 +1,177 @@
+"""Administration: create and change users, tokens and channels. Quota is changed in top_ups.py.
+
+Each method is one transaction and returns the account as it is afterwards.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from billing_tasks.errors import IdempotencyConflict, InvalidRequest, TokenRefused, Unavailable, UserNotFound
+from billing_tasks.ledger import columns
+from billing_tasks.ledger.database import Record
+from billing_tasks.ledger.models import Base, Channel, Token, User, versions
+from billing_tasks.ledger.part import Part
+from billing_tasks.ledger.rows import ChannelRow
+from billing_tasks.model.account import TokenRow, UserRow
+
+#: Redis keeps copies of balances, and its scripts are exact up to here only.
+LARGEST_QUOTA: Final = 2**53
+
+UserStatus = Literal["enabled", "disabled"]
+TokenStatus = Literal["enabled", "disabled", "deleted"]
+
+
+class Keep(enum.Enum):
+    """Says "as it is" where None has a meaning of its own."""
+
+    AS_IT_IS = enum.auto()
+
+
+_PAST_GIVEN_IDS: Final = {
+    table: sa.text(
+        f"select setval(pg_get_serial_sequence('billing.{table}', 'id'), (select max(id) from billing.{table}))"  # noqa: S608
+    )
+    for table in (User.__tablename__, Token.__tablename__, Channel.__tablename__)
+}
+
+
+class Administration(Part):
+    """Creates and changes accounts, but for their quota."""
+
+    def create_user(self, user_id: int | None = None, *, quota: int = 0, group_name: str = "default") -> UserRow:
+        """A new user whose opening balance is booked as an entry.
+
+        Without `user_id` one is chosen, and a call that ended in Unavailable may have
+        created a user already. Raises IdempotencyConflict if `user_id` is taken.
+        """
+        check_quota(quota, lowest=0)
+        values = {"quota": quota, "group_name": group_name}
+        return columns.user_row(self._insert(User, user_id, values, columns.USER))
+
+    def create_token(
+        self,
+        user_id: int,
+        token_id: int | None = None,
+        *,
+        name: str = "",
+        remain_quota: int = 0,
+        unlimited_quota: bool = False,
+        expires_at_ms: int | None = None,
+    ) -> TokenRow:
+        """A new token of a user, its opening balance booked. Raises UserNotFound, and as `create_user`."""
+        check_quota(remain_quota, lowest=0)
+        values = {
+            "user_id": user_id,
+            "name": name,
+            "remain_quota": remain_quota,
+            "unlimited_quota": unlimited_quota,
+            "expires_at": columns.moment(expires_at_ms),
+        }
+        return columns.token_row(self._insert(Token, token_id, values, columns.TOKEN))
+
+    def create_channel(self, channel_id: int | None = None, *, name: str = "") -> ChannelRow:
+        """A new channel. Usage of channels that were never created is counted just the same."""
+        row = self._insert(Channel, channel_id, {"name": name}, (Channel.id, Channel.name))
+        return ChannelRow(row.id, row.name, used_quota=0)
+
+    def _insert(
+        self, model: type[Base], wanted_id: int | None, values: dict[str, Any], returning: tuple[Any, ...]
+    ) -> Record:
+        given = values if wanted_id is None else values | {"id": wanted_id}
+        statement = insert(model).values(given).on_conflict_do_nothing().returning(*returning)
+
+        def work(connection: sa.Connection) -> Record | None:
+            if "user_id" in values:
+                lock_user(connection, values["user_id"])
+            return connection.execute(statement).one_or_none()
+
+        row = self._db.transaction(work, repeatable=wanted_id is not None)
+        if row is None and wanted_id is None:
+            # Ids that were given explicitly are unknown to the sequence: move it past them.
+            self._db.statement(_PAST_GIVEN_IDS[model.__tablename__])
+            row = self._db.transaction(work, repeatable=False)
+        if row is None and wanted_id is None:
+            raise Unavailable(f"The id chosen in {model.__tablename__} was taken meanwhile; call again.")
+        if row is None:
+            raise IdempotencyConflict(f"There is a row with id {wanted_id} in {model.__tablename__} already.")
+        return row
+
+    def set_user(self, user_id: int, *, status: UserStatus | None = None, group_name: str | None = None) -> UserRow:
+        """Change what is given, keep what is None. Raises UserNotFound."""
+        changes = {"status": status, "group_name": group_name}
+        statement = (
+            sa.update(User)
+            .where(User.id == user_id)
+            .values({k: v for k, v in changes.items() if v is not None} | {"version": versions.next_value()})
+            .returning(*columns.USER)
+        )
+        rows = self._db.transaction(lambda connection: connection.execute(statement).all())
+        if not rows:
+            raise unknown_user(user_id)
+        return columns.user_row(rows[0])
+
+    def set_token(
+        self,
+        token_id: int,
+        *,
+        status: TokenStatus | None = None,
+        unlimited_quota: bool | None = None,
+        name: str | None = None,
+        expires_at_ms: int | Keep | None = Keep.AS_IT_IS,
+    ) -> TokenRow:
+        """Change what is given, keep what is None; `expires_at_ms=None` means never. Raises TokenRefused."""
+        changes: dict[str, Any] = {"status": status, "unlimited_quota": unlimited_quota, "name": name}
+        changes = {k: v for k, v in changes.items() if v is not None}
+        if expires_at_ms is not Keep.AS_IT_IS:
+            changes["expires_at"] = columns.moment(expires_at_ms)
+        statement = (
+            sa.update(Token)
+            .where(Token.id == token_id)
+            .values(changes | {"version": versions.next_value()})
+            .returning(*columns.TOKEN)
+        )
+        rows = self._db.transaction(lambda connection: connection.execute(statement).all())
+        if not rows:
+            raise unknown_token(token_id)
+        return columns.token_row(rows[0])
+
+
+def lock_user(connection: sa.Connection, user_id: int) -> UserRow:
+    """The user, locked for this transaction as posting locks it. Raises UserNotFound."""
+    row = connection.execute(
+        sa.select(*columns.USER).where(User.id == user_id).with_for_update(key_share=True)
+    ).one_or_none()
+    if row is None:
+        raise unknown_user(user_id)
+    return columns.user_row(row)
+
+
+def lock_token(connection: sa.Connection, token_id: int) -> TokenRow:
+    """The token, locked after its user, as posting does it. Raises TokenRefused."""
+    user_id = connection.scalar(sa.select(Token.user_id).where(Token.id == token_id))
+    if user_id is None:
+        raise unknown_token(token_id)
+    lock_user(connection, user_id)
+    row = connection.execute(
+        sa.select(*columns.TOKEN).where(Token.id == token_id).with_for_update(key_share=True)
+    ).one()
+    return columns.token_row(row)
+
+
+def check_quota(quota: int, *, lowest: int) -> None:
+    """Raises InvalidRequest unless lowest <= quota <= 2^53."""
+    if isinstance(quota, bool) or not isinstance(quota, int) or not lowest <= quota <= LARGEST_QUOTA:
+        raise InvalidRequest(f"quota must be an integer from {lowest} to 2^53, got {quota!r}.")
+
+
+def unknown_user(user_id: int) -> UserNotFound:
+    return UserNotFound(f"There is no user {user_id}.")
+
+
+def unknown_token(token_id: int) -> TokenRefused:
+    return TokenRefused(f"There is no token {token_id}.", reason="unknown")

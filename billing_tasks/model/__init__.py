@@ -1,0 +1,1 @@
+"""Plain data, one form of each fact. Nothing here knows a server."""

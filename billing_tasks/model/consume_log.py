@@ -1,0 +1,119 @@
+"""ConsumeLog: what was used, as a gateway reports it. Input from outside: it validates on construction.
+
+The fields are the reference's, and ours behind them. Nothing here is trusted
+further than its bounds: an upstream's negative or absurd usage must not refill a quota.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.model import events
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.ids import check_request_id, shorten
+
+#: Largest amount of quota: exact in Redis, Lua and JSON alike.
+MAX_QUOTA = 2**53
+#: Far beyond any model's context; below what could overflow a sum.
+MAX_TOKENS = 2**40
+#: The upstream's usage detail, encoded.
+MAX_USAGE_BYTES = 4096
+#: Lists and objects in it: nested deeper than a decoder's stack, one event would block its outbox.
+MAX_USAGE_PARTS = 200
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise ValueError("must not contain a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not valid Unicode") from None
+    return value
+
+
+def _usage_detail(value: object) -> object:
+    if value is None:
+        return None
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError, RecursionError) as exc:
+        raise ValueError(f"can't be written as JSON: {exc}") from None
+    if encoded.count(b"[") + encoded.count(b"{") > MAX_USAGE_PARTS:
+        raise ValueError(f"has more than {MAX_USAGE_PARTS} lists and objects")
+    if len(encoded) > MAX_USAGE_BYTES:
+        raise ValueError(f"has {len(encoded)} bytes as JSON; at most {MAX_USAGE_BYTES} are kept")
+    if b"\\u0000" in encoded:
+        raise ValueError("must not contain a NUL character")
+    # As JSON has it, and a copy: a set, a date or a later change of the caller's object must not matter.
+    return msgspec.json.decode(encoded)
+
+
+def _text(limit: int) -> Any:
+    return Annotated[str, BeforeValidator(_printable), Field(max_length=limit)]
+
+
+Id = Annotated[StrictInt, Field(ge=1, le=MAX_QUOTA)]
+Tokens = Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)]
+Quota = Annotated[StrictInt, Field(ge=0, le=MAX_QUOTA)]
+
+
+class ConsumeLog(BaseModel):
+    """One request's usage. Quota in units of quota, tokens in tokens, times in milliseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_id: Id
+    channel_id: Annotated[StrictInt, Field(ge=0, le=MAX_QUOTA)]
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+    model_name: _text(200) = ""  # type: ignore[valid-type]
+    token_id: Id
+    token_name: _text(200) = ""  # type: ignore[valid-type]
+    quota: Quota
+    content: _text(2000) = ""  # type: ignore[valid-type]
+    pre_consumed_quota: Quota = 0  # what the reference would have reported; nothing computes with it
+
+    request_id: Annotated[str, BeforeValidator(check_request_id)]
+    client_key: _text(200) = ""  # type: ignore[valid-type]
+    group: _text(64) = "default"  # type: ignore[valid-type]
+    model_ratio: _text(64) = ""  # type: ignore[valid-type]
+    completion_ratio: _text(64) = ""  # type: ignore[valid-type]
+    group_ratio: _text(64) = ""  # type: ignore[valid-type]
+    elapsed_ms: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)] = 0
+    is_stream: StrictBool = False
+    usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail)] = None
+
+    def __init__(self, /, **fields: Any) -> None:
+        """Raises InvalidRequest naming each field that is wrong, and why."""
+        try:
+            super().__init__(**fields)
+        except ValidationError as exc:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'log'}: {e['msg'].removeprefix('Value error, ')}"
+                + (f" (got {shorten(e['input'])})" if e["type"] != "missing" else "")
+                for e in exc.errors(include_url=False)
+            )
+            raise InvalidRequest(f"ConsumeLog can't be booked: {problems}") from None
+
+    @property
+    def fingerprint(self) -> str:
+        """Same fingerprint, same consume: who, where, what and how much; no timings, no remarks."""
+        return events.consume_fingerprint(
+            user_id=self.user_id,
+            token_id=self.token_id,
+            channel_id=self.channel_id,
+            model_name=self.model_name,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            quota=self.quota,
+        )
+
+    def to_event(self) -> Event:
+        """The event that books this log."""
+        return Event(kind=Kind.CONSUME, fingerprint=self.fingerprint, **self.__dict__)

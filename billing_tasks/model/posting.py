@@ -1,0 +1,34 @@
+"""What the ledger answers to events that were posted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from billing_tasks.model.account import TokenRow, UserRow
+
+
+class Posted(StrEnum):
+    """What the ledger answers for one event."""
+
+    POSTED = "posted"  # booked now
+    DUPLICATE = "duplicate"  # booked before, with the same body
+    CONFLICT = "conflict"  # booked before, with another body
+    UNKNOWN_USER = "unknown_user"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - no such token, or another user's
+    NO_CHARGE = "no_charge"  # refund: nothing was charged under this request_id (yet)
+    ABOVE_CHARGE = "above_charge"  # refund: more than is left of the charge
+
+    @property
+    def booked(self) -> bool:
+        """True if the ledger now holds the event, whoever booked it."""
+        return self in (Posted.POSTED, Posted.DUPLICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class PostedBatch:
+    """The ledger's answer to a batch: one outcome per event, and every account named, as it is now."""
+
+    outcomes: list[Posted]
+    users: list[UserRow]
+    tokens: list[TokenRow]

@@ -1,0 +1,171 @@
+"""The Celery tasks. Each adapts a message to a flow and reports what Flower shows.
+
+`**_` in every signature: a message from a newer producer must not crash an older worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from celery import Task
+
+from billing_tasks.broker import names
+from billing_tasks.broker.decode import consume_log_from, give_back_from
+from billing_tasks.errors import BillingError, InvalidRequest, Refused, Unavailable
+from billing_tasks.flows.audit import reconcile, verify
+from billing_tasks.flows.dead_letters import preview, record, retry, select
+from billing_tasks.flows.requests import consume, expire, refund
+from billing_tasks.flows.settlement import ring, settle
+from billing_tasks.model.validation import check_int, check_text
+from billing_tasks.runtime import runtime
+from billing_tasks.worker.app import app
+
+log = logging.getLogger(__name__)
+
+
+class BillingTask(Task):  # type: ignore[type-arg]
+    """Retries what repeating can heal; everything else is FAILURE in Flower and a row for a person.
+
+    consume and refund are retried for as long as the servers are away: their message is all there is.
+    """
+
+    abstract = True
+    autoretry_for = (Unavailable,)
+    max_retries = 8
+    retry_backoff = 2
+    retry_backoff_max = 60
+    retry_jitter = True
+    default_retry_delay = 5
+    throws = (BillingError,)  # expected: one line in the log, no traceback
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's own, whose `self` a message with a field of that name collides with; here it is kept and told."""
+        return self.run(*args, **kwargs)
+
+
+@app.task(base=BillingTask, bind=True, name=names.SETTLE, max_retries=None, retry_backoff_max=30)
+def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
+    """Book one shard's outbox. Sent by the doorbell with the request_id that rang. Safe to run twice."""
+    r = runtime()
+    check_int("shard", shard, 0, r.settings.shards - 1)
+    owner = f"{self.request.hostname}:{self.request.id}"
+    flow = settle.drain(shard, owner=owner, commands=r.commands, settings=r.settings, now=time.monotonic)
+    return r.run(flow).as_dict()
+
+
+def _attempt(number: object, count: object, asked: dict[str, Any]) -> dict[str, object]:
+    r = runtime()
+    number = check_int("dead_letter", number, 1)
+    count = None if count is None else check_int("attempt", count, 1, 1_000_000)
+    who = check_text("who", asked.get("who") or "worker", 200)
+    why = check_text("why", asked.get("why") or "", 2000)
+    flow = retry.attempt(number, who=who, why=why, commands=r.commands, settings=r.settings, count=count)
+    try:
+        return r.run(flow).as_dict()
+    except BillingError:
+        raise
+    except Exception as exc:
+        # A bug of ours. Without a mark the letter would be due again, and meet it again, every five minutes for ever.
+        r.run(retry.broke(number, repr(exc), who=who, settings=r.settings, count=count))
+        raise
+
+
+@app.task(base=BillingTask, bind=True, name=names.CONSUME, max_retries=None)
+def consume_one(
+    self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
+) -> dict[str, object]:
+    """File one ConsumeLog, as a producer sent it, or book a dead letter once more. Safe to run twice."""
+    if args:
+        payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
+    r = runtime()
+    if dead_letter is not None:
+        return _attempt(dead_letter, attempt, payload)
+    try:
+        consume_log = consume_log_from(payload)
+        receipt = r.run(consume.consume(consume_log, commands=r.commands))
+    except InvalidRequest as exc:
+        r.run(record.keep([record.of_message("consume", payload, exc, task_id=self.request.id)]))
+        raise
+    return {
+        "request_id": receipt.request_id,
+        "quota": receipt.quota,
+        "again": receipt.again,
+        "late": receipt.late,
+    }
+
+
+@app.task(base=BillingTask, bind=True, name=names.REFUND, max_retries=None)
+def refund_one(
+    self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
+) -> dict[str, object]:
+    """Release a hold or reverse a charge, or book a dead letter once more. Safe to run twice."""
+    if args:
+        payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
+    r = runtime()
+    if dead_letter is not None:
+        return _attempt(dead_letter, attempt, payload)
+    try:
+        receipt = r.run(refund.give_back(give_back_from(payload), commands=r.commands))
+    except Refused as exc:
+        r.run(record.keep([record.of_message("refund", payload, exc, task_id=self.request.id)]))
+        raise
+    return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
+
+
+@app.task(base=BillingTask, name=names.RETRY_FAILED, resultrepr_maxsize=16_384)
+def retry_failed(
+    limit: int = 100, due_only: bool = False, dry_run: bool = False, who: str = "", why: str = "", **asked: Any
+) -> dict[str, object]:
+    """Send dead letters once more, each as a task of its own, or say what that would do. For operators and beat.
+
+    An argument that is not known is refused and not ignored: as a filter it would have kept letters out.
+    """
+    r = runtime()
+    limit = check_int("limit", limit, 1, 10_000)
+    if due_only:
+        return r.run(retry.send_again(limit=limit, due_only=True, settings=r.settings)).as_dict()
+    wanted = select.filter_from(asked)
+    if dry_run:
+        return r.run(preview.rehearse_all(limit=limit, commands=r.commands, wanted=wanted)).as_dict()
+    who = check_text("who", who, 200) or names.RETRY_FAILED
+    why = check_text("why", why, 2000)
+    sent = retry.send_again(limit=limit, due_only=False, settings=r.settings, who=who, why=why, **wanted)
+    return r.run(sent).as_dict()
+
+
+@app.task(base=BillingTask, name=names.EXPIRE_HOLDS, max_retries=0)
+def expire_holds(**_: Any) -> dict[str, object]:
+    """Release holds that nobody came back for. From beat; the next run is the retry."""
+    r = runtime()
+    expired = sum(r.run(expire.expire_shard(shard, commands=r.commands)) for shard in range(r.settings.shards))
+    return {"expired": expired}
+
+
+@app.task(base=BillingTask, name=names.RING_STALE, max_retries=0)
+def ring_stale(**_: Any) -> dict[str, object]:
+    """Call drainers for outboxes that nobody drains. From beat; the next run is the retry."""
+    r = runtime()
+    return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings))}
+
+
+@app.task(base=BillingTask, name=names.RECONCILE, max_retries=0)
+def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str, object]:
+    """Check the guarantees and set right what is off in Redis; never the ledger. The next run is the retry.
+
+    `sums=False` leaves out the sums over the whole ledger. What a person must see is in the result and in the log.
+    """
+    r = runtime()
+    report = verify.check(holds=r.holds, ledger=r.ledger, sums=sums)
+    wanted = [finding.repair for finding in report.findings if finding.repair is not None]
+    made = r.run(reconcile.repair(wanted, commands=r.commands, settings=r.settings)) if repair else []
+    for finding in report.findings:
+        log.error("%s%s", finding, "; repaired" if finding.repair in made else "")
+    return {**report.as_dict(), "repaired": [str(one) for one in made]}
+
+
+@app.task(base=BillingTask, name=names.MAINTAIN_PARTITIONS)
+def maintain_partitions(**_: Any) -> dict[str, object]:
+    """Make the months ahead. From beat and from `migrate`."""
+    return {"created": runtime().ledger.maintain_partitions()}

@@ -1,0 +1,216 @@
+"""Grounds: the servers and processes of a run, as in production: durable Redis and PostgreSQL, a broker of its own
+that keeps nothing, two workers, beat, gateways.
+
+Everything lives in one state folder and dies with us.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from billing_tasks.lab.parts import Part, PartProcess, celery_parts
+from billing_tasks.lab.servers.folders import StateFolder
+from billing_tasks.lab.servers.postgres import EmbeddedPostgres
+from billing_tasks.lab.servers.valkey import EmbeddedValkey
+from billing_tasks.lab.stack import STOP_SIGNALS
+from billing_tasks.settings import Settings
+from chaos.gateway_process import PEOPLE_FILE
+from chaos.options import Options
+from chaos.population import People
+from chaos.processes import Mortal
+
+#: What a run can't wait for is done sooner than by default: expiry, rings, fresh copies; tombstones end within the
+#: run, so that late repeats meet none.
+QUICK = {
+    "BILLING_EXPIRE_EVERY_SECONDS": "1",
+    "BILLING_RING_EVERY_SECONDS": "2",
+    "BILLING_FRESH_SECONDS": "10",
+    "BILLING_TOMBSTONE_SECONDS": "90",
+}
+STOP_SECONDS = 10.0
+CHECKOUT = Path(__file__).parents[1]
+#: A gateway ends when its last requests have: their patience, and some.
+GATEWAY_STOP_SECONDS = 75.0
+
+
+class Grounds:
+    """Everything that runs. Use from the main thread."""
+
+    def __init__(self, state_dir: Path, options: Options, progress: Callable[[str], None]) -> None:
+        self.options = options
+        self.state = StateFolder(state_dir)
+        self._progress = progress
+        self._cleanup = ExitStack()
+        self._postgres: EmbeddedPostgres | None = None
+        self.mortals: dict[str, Mortal] = {}
+
+    def __enter__(self) -> Grounds:
+        self._cleanup.enter_context(self.state)
+        for number in STOP_SIGNALS:
+            self._cleanup.callback(signal.signal, number, signal.signal(number, _interrupt))
+        try:
+            self._start_servers()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        """The database server."""
+        assert self._postgres is not None, "enter first"
+        return self._postgres
+
+    @property
+    def journals(self) -> Path:
+        """Where the gateways of this run write."""
+        return self.state.folder("journals")
+
+    @property
+    def spools(self) -> Path:
+        """Where each gateway keeps usage while both servers are away."""
+        return self.state.folder("spool")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """BILLING_* of every process of the run, and of ours."""
+        redis, broker = self.mortals["redis"].process, self.mortals["broker"].process
+        assert isinstance(redis, EmbeddedValkey) and isinstance(broker, EmbeddedValkey)  # noqa: PT018
+        named = Settings(redis_url=broker.url, broker_url=None)
+        return {
+            "BILLING_REDIS_URL": redis.url,
+            "BILLING_DATABASE_URL": self.postgres.url,
+            "BILLING_BROKER_URL": named.celery_broker_url,
+            **QUICK,
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """The same as settings."""
+        named = {name.removeprefix("BILLING_").lower(): value for name, value in self.environment.items()}
+        return Settings(_env_file=os.environ.get("BILLING_ENV_FILE"), **named)  # type: ignore[arg-type]
+
+    def start_workers(self) -> None:
+        """Workers and beat; returns when they are ready."""
+        self._start_parts(self._celery_parts())
+
+    def start_gateways(self, people: People) -> None:
+        """The traffic begins."""
+        people.save(self.journals / PEOPLE_FILE)
+        for number in range(self.options.gateways):
+            part = self._gateway_part(number)
+            self._add(part.name, Mortal(PartProcess(part, self.state, self.environment))).spawn()
+
+    def some(self, kind: str) -> list[Mortal]:
+        """The mortals of a kind: worker, beat, gateway, redis, postgres, broker."""
+        return [mortal for name, mortal in self.mortals.items() if name.rpartition("-")[0] == kind or name == kind]
+
+    def tend(self) -> None:
+        """Let everybody do what is due."""
+        for mortal in self.mortals.values():
+            mortal.tend()
+
+    def end_traffic(self) -> None:
+        """No new requests; returns when those on their way have come to their end."""
+        for gateway in self.some("gateway"):
+            while gateway.state.name != "UP":  # one that is coming back has nothing on its way, but let it come
+                self.tend()
+                time.sleep(0.05)
+        for name in [mortal.name for mortal in self.some("gateway")]:
+            self._progress(f"Ending {name}")
+            self.mortals.pop(name).stop(GATEWAY_STOP_SECONDS)
+
+    def all_up(self, timeout_seconds: float = 60.0) -> bool:
+        """Tend until everything runs; False if it does not in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while not all(mortal.is_up for mortal in self.mortals.values()):
+            if time.monotonic() > deadline:
+                return False
+            self.tend()
+            time.sleep(0.05)
+        return True
+
+    def stop(self) -> None:
+        """Everything, last started first, in bounded time; whoever presses Ctrl-C again has to wait for it."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        while self.mortals:
+            _, mortal = self.mortals.popitem()
+            mortal.stop(STOP_SECONDS)
+        self._cleanup.close()
+
+    def discard(self) -> None:
+        """Remove what lies outside the state folder, once everything is stopped."""
+        if self._postgres is not None:
+            self._postgres.discard()
+
+    def _start_servers(self) -> None:
+        self._postgres = EmbeddedPostgres(self.state)
+        servers = {
+            "postgres": self._postgres,
+            "redis": EmbeddedValkey(self.state),
+            "broker": EmbeddedValkey(self.state, name="broker", keeps=False),
+        }
+        for name, server in servers.items():
+            self._progress(f"Starting {name}")
+            self._add(name, Mortal(server)).start()
+
+    def _start_parts(self, parts: list[Part]) -> None:
+        made = [self._add(part.name, Mortal(PartProcess(part, self.state, self.environment))) for part in parts]
+        for mortal in made:
+            self._progress(f"Starting {mortal.name}")
+            mortal.spawn()
+        while not all(mortal.is_up for mortal in made):
+            self.tend()
+            time.sleep(0.05)
+
+    def _add(self, name: str, mortal: Mortal) -> Mortal:
+        mortal.name = name
+        self.mortals[name] = mortal
+        return mortal
+
+    def _celery_parts(self) -> list[Part]:
+        worker, beat = celery_parts(
+            self.state.path, concurrency=self.options.worker_children, with_flower=False, worker_ready=has_worked
+        )
+        workers = [
+            replace(
+                worker,
+                name=f"worker-{number + 1}",
+                argv=tuple(word.replace("worker1@", f"worker{number + 1}@") for word in worker.argv),
+            )
+            for number in range(self.options.workers)
+        ]
+        return [*workers, beat]
+
+    def _gateway_part(self, number: int) -> Part:
+        name = f"gateway-{number + 1}"
+        rate = self.options.rate / self.options.gateways
+        kind = "threads" if number % 3 == 1 else "async"
+        argv = (sys.executable, "-m", "chaos.gateway_process", str(self.journals), name, str(rate), kind)
+        # Chaos is not installed: a gateway finds it in this checkout, from wherever the run was started.
+        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+        spool = {"BILLING_SPOOL_FOLDER": str(self.spools / name)}
+        return Part(name=name, argv=argv, environ={"PYTHONPATH": path, **spool})
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: in good order."""
+    raise KeyboardInterrupt
+
+
+def has_worked(process: PartProcess) -> bool:
+    """A worker is ready when its log says so, or when it says more than that already."""
+    written = process.written()
+    return " ready." in written or "] received" in written or " succeeded in " in written

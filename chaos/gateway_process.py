@@ -1,0 +1,109 @@
+"""Gateway: one process of the traffic, to be killed at any moment.
+
+    python -m chaos.gateway_process FOLDER NAME RATE async|threads
+
+FOLDER has `people.json` and gets the journals, one for each life. SIGTERM ends it
+in good order: what has begun comes to its end, nothing new begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
+from billing_tasks.client.bookkeeper import Bookkeeper
+from billing_tasks.runtime import Runtime
+from billing_tasks.settings import load_settings
+from chaos.clients import Awaiting, InThreads, Way
+from chaos.journal import SUFFIX, Journal
+from chaos.population import People
+from chaos.top_ups import Cashier
+from chaos.traffic import Traffic
+
+PEOPLE_FILE = "people.json"
+#: Requests on their way; while servers are away they pile up to this many.
+MOST_IN_FLIGHT = 96
+THREADS = 24
+SPOOL_SECONDS = 25.0
+#: After a standstill the clock is let go rather than made up for: no stampede.
+LARGEST_DEBT_SECONDS = 0.5
+
+
+async def run(folder: Path, name: str, rate: float, threads: bool) -> None:
+    """Send requests until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    people = People.load(folder / PEOPLE_FILE)
+    life = len(list(folder.glob(f"{name}.*{SUFFIX}")))
+    dice = random.Random(f"{people.seed}:{name}:{life}")
+    journal = Journal(folder / f"{name}.{life:04d}{SUFFIX}")
+    runtime = Runtime(load_settings())
+    bookkeeper = Bookkeeper(runtime) if threads else AsyncBookkeeper(runtime)
+    way: Way = Awaiting(bookkeeper) if isinstance(bookkeeper, AsyncBookkeeper) else InThreads(bookkeeper, THREADS)
+    traffic = Traffic(
+        way=way,
+        journal=journal,
+        dice=dice,
+        price=cache(lambda group, model: bookkeeper.price(group=group, model=model)),
+        send=runtime.doorbell.enqueue,
+        messengers=ThreadPoolExecutor(2),
+        poor_users=frozenset(people.poor_users),
+        tight_tokens=frozenset(people.tight_tokens),
+    )
+    cashier = asyncio.create_task(Cashier(Accounts(runtime), people, journal, dice).work(stop))
+    try:
+        await _send(traffic, people, rate, stop)
+        await cashier
+        await _empty_spool(runtime)
+    finally:
+        traffic.messengers.shutdown(cancel_futures=True)
+        if isinstance(bookkeeper, AsyncBookkeeper):
+            await bookkeeper.close()
+        else:
+            bookkeeper.close()
+
+
+async def _send(traffic: Traffic, people: People, rate: float, stop: asyncio.Event) -> None:
+    """`rate` requests per second, at most MOST_IN_FLIGHT at a time."""
+    shots = people.shots()
+    in_flight: set[asyncio.Task[None]] = set()
+    due = time.monotonic()
+    for shot in islice(cycle(shots), traffic.dice.randrange(len(shots)), None):
+        due = max(due + 1 / rate, time.monotonic() - LARGEST_DEBT_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), max(0.0, due - time.monotonic()))
+        while len(in_flight) >= MOST_IN_FLIGHT and not stop.is_set():
+            await asyncio.wait(in_flight, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            break
+        task = asyncio.create_task(traffic.request(shot))
+        in_flight.add(task)
+        task.add_done_callback(in_flight.discard)
+    if in_flight:
+        await asyncio.wait(in_flight)
+
+
+async def _empty_spool(runtime: Runtime) -> None:
+    """Wait until what was spooled has been relayed: nobody starts this gateway again to do it."""
+    deadline = time.monotonic() + SPOOL_SECONDS
+    while runtime.spool is not None and runtime.spool.waiting() and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+
+
+def main(folder: str, name: str, rate: str, kind: str) -> None:
+    """The process."""
+    asyncio.run(run(Path(folder), name, float(rate), kind == "threads"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

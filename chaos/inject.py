@@ -1,0 +1,173 @@
+"""Strike: faults done to those who are there. A fault whose victim is away is put off, never left out in silence."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import psycopg
+import redis
+
+from billing_tasks.broker.names import SETTLE
+from billing_tasks.errors import Unavailable
+from billing_tasks.lab.servers.valkey import EmbeddedValkey
+from billing_tasks.runtime import Runtime
+from chaos.environment import Grounds
+from chaos.faults import Fault, Planned
+from chaos.processes import Mortal, children_of, kill
+
+#: How often one shard is settled at once.
+COPIES = 4
+SHARDS_AT_ONCE = 4
+PUT_OFF_SECONDS = 0.7
+#: A backend of a client of ours, and never the one that asks.
+_CUT = """
+select count(pg_terminate_backend(pid)) from pg_stat_activity
+where backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
+_SOME_BACKEND = """
+select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
+order by random() limit 1
+"""
+
+
+class Striker:
+    """Does what the schedule says."""
+
+    def __init__(self, grounds: Grounds, runtime: Runtime, planned: list[Planned]) -> None:
+        self.done: Counter[Fault] = Counter()
+        self.told: list[tuple[float, str]] = []  # seconds since the beginning, what was done
+        self._grounds = grounds
+        self._runtime = runtime
+        self._waiting = list(planned)
+        self._log = grounds.state.log_file("faults").open("a", buffering=1)
+        self._senders = ThreadPoolExecutor(1)  # the broker may be away, and nobody here waits for it
+
+    @property
+    def left(self) -> int:
+        """Faults that are still to come."""
+        return len(self._waiting)
+
+    def strike(self, at_seconds: float) -> None:
+        """Do what is due."""
+        due = [planned for planned in self._waiting if planned.at_seconds <= at_seconds]
+        for planned in due:
+            self._waiting.remove(planned)
+            done = self._do(planned)
+            if done:
+                self.done[planned.fault] += 1
+                self.told.append((at_seconds, done))
+                self._log.write(f"{datetime.now(UTC):%H:%M:%S.%f} {at_seconds:8.2f} s  {done}\n")
+            else:
+                later = at_seconds + PUT_OFF_SECONDS
+                self._waiting.append(Planned(later, planned.fault, planned.seconds, planned.pick))
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        self._senders.shutdown(cancel_futures=True)
+        self._log.close()
+
+    def _do(self, planned: Planned) -> str:
+        """What was done, empty if it could not be."""
+        match planned.fault:
+            case Fault.CHILD:
+                return self._kill_child(planned)
+            case Fault.WORKER | Fault.ORPHANS | Fault.BEAT | Fault.GATEWAY:
+                kind = "worker" if planned.fault is Fault.ORPHANS else planned.fault.split()[0]
+                return self._kill(planned, kind, children_too=planned.fault is not Fault.ORPHANS)
+            case Fault.REDIS | Fault.BROKER:
+                return self._kill(planned, "redis" if planned.fault is Fault.REDIS else "broker")
+            case Fault.POSTGRES:
+                return self._kill(planned, "postgres", children_too=False)  # its backends notice, each in its time
+            case Fault.POSTGRES_QUIT:
+                return self._kill(planned, "postgres", children_too=False, number=signal.SIGQUIT)
+            case Fault.REDIS_FROZEN | Fault.POSTGRES_FROZEN | Fault.BROKER_FROZEN:
+                return self._freeze(planned)
+            case Fault.REDIS_CUT:
+                return self._redis("redis", planned.fault, "CLIENT", "KILL", "TYPE", "normal")
+            case Fault.BROKER_FLUSHED:
+                return self._redis("broker", planned.fault, "FLUSHALL")
+            case Fault.POSTGRES_CUT:
+                return self._in_postgres(planned.fault, _CUT, lambda _count: None)
+            case Fault.POSTGRES_BACKEND:
+                return self._in_postgres(planned.fault, _SOME_BACKEND, lambda pid: kill(pid, signal.SIGKILL))
+            case Fault.SETTLE_TWICE:
+                return self._multiply(planned)
+
+    def _one(self, kind: str, pick: float) -> Mortal | None:
+        up = [mortal for mortal in self._grounds.some(kind) if mortal.is_up]
+        return up[int(pick * len(up))] if up else None
+
+    def _kill(
+        self,
+        planned: Planned,
+        kind: str,
+        *,
+        children_too: bool = True,
+        number: signal.Signals = signal.SIGKILL,
+    ) -> str:
+        victim = self._one(kind, planned.pick)
+        if victim is None:
+            return ""
+        pid = victim.process.pid
+        victim.kill(number, planned.seconds, children_too=children_too)
+        return f"{planned.fault}: {victim.name}, pid {pid}, for {planned.seconds:.1f} s"
+
+    def _kill_child(self, planned: Planned) -> str:
+        worker = self._one("worker", planned.pick)
+        children = children_of(worker.process.pid or 0) if worker else []
+        if worker is None or not children:
+            return ""
+        child = children[int(planned.pick * 1000) % len(children)]
+        kill(child, signal.SIGKILL)
+        return f"{planned.fault}: {worker.name}, pid {child}"
+
+    def _freeze(self, planned: Planned) -> str:
+        names = {Fault.REDIS_FROZEN: "redis", Fault.POSTGRES_FROZEN: "postgres", Fault.BROKER_FROZEN: "broker"}
+        victim = self._one(names[planned.fault], planned.pick)
+        if victim is None:
+            return ""
+        victim.freeze(planned.seconds)
+        return f"{planned.fault} for {planned.seconds:.1f} s"
+
+    def _redis(self, name: str, fault: Fault, *words: str) -> str:
+        mortal = self._one(name, 0)
+        if mortal is None or not isinstance(mortal.process, EmbeddedValkey):
+            return ""
+        client = redis.Redis.from_url(mortal.process.url, socket_timeout=2, socket_connect_timeout=2)
+        try:
+            answer = client.execute_command(*words)  # type: ignore[no-untyped-call]
+        except redis.RedisError:
+            return ""
+        finally:
+            client.close()
+        return f"{fault}: {answer}"
+
+    def _in_postgres(self, fault: Fault, statement: str, then: Callable[[int], None]) -> str:
+        if self._one("postgres", 0) is None:
+            return ""
+        with suppress(psycopg.Error), psycopg.connect(self._grounds.postgres.url, connect_timeout=2) as connection:
+            row = connection.execute(statement).fetchone()
+            if row is not None and row[0]:
+                then(row[0])
+                return f"{fault}: {row[0]}"
+        return ""
+
+    def _multiply(self, planned: Planned) -> str:
+        if self._one("broker", 0) is None:
+            return ""
+        first = int(planned.pick * self._runtime.settings.shards)
+        shards = [(first + 5 * place) % self._runtime.settings.shards for place in range(SHARDS_AT_ONCE)]
+
+        def send() -> None:
+            with suppress(Unavailable):
+                for shard in shards * COPIES:
+                    self._runtime.doorbell.enqueue(SETTLE, str(uuid.uuid4()), {"shard": shard, "request_id": "again"})
+
+        self._senders.submit(send)
+        return f"{planned.fault}: {COPIES} each for shards {', '.join(map(str, shards))}"

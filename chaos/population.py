@@ -1,0 +1,123 @@
+"""People: who pays for the traffic of a run, and what they ask for.
+
+The plan is a replay's: which user, token, model and channel, how long prompt and
+answer. It is walked round and round, by every gateway from another place. Most
+users can pay for all of it. Some are poor: they live from top-up to top-up, are
+refused most of the time, and any overspending shows with them first. Some
+tokens of rich users are limited in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.lab.replay.accounts import Cast, Ids, TokenRole, UserRole, enrol
+from billing_tasks.lab.replay.options import Options as PlanOptions
+from billing_tasks.lab.replay.plan import CHANNELS_PER_MODEL, Plan, make_plan
+from billing_tasks.lab.replay.requests import Shot, make_shots
+from billing_tasks.lab.trace import generate
+from billing_tasks.pricing import Price, RatioBook
+
+USERS = 48
+REQUESTS = 12_000
+POOR_USERS = 12
+TIGHT_TOKENS = 10
+UNLIMITED_RATE = 0.5
+#: In typical requests: what the poor begin with, and what rich accounts have, which no run can use up.
+POOR_QUOTA = 20
+RICH_QUOTA = 100_000_000
+
+PriceOf = Callable[[str, str], Price]
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Everybody, with ids of the database. Small enough for a file: gateways make the plan anew from the seed."""
+
+    seed: int
+    user: int  # what to add to a number of the plan to get the id
+    token: int
+    channel: int
+    typical_quota: int  # what an ordinary request holds
+    poor_users: tuple[int, ...]
+    tight_tokens: tuple[int, ...]
+
+    @property
+    def ids(self) -> Ids:
+        """As a replay's cast has them."""
+        return Ids(self.user, self.token, self.channel)
+
+    def save(self, path: Path) -> None:
+        """For the gateways."""
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> People:
+        """What `save` wrote."""
+        fields = json.loads(path.read_text())
+        poor_users, tight_tokens = tuple(fields.pop("poor_users")), tuple(fields.pop("tight_tokens"))
+        return cls(**fields, poor_users=poor_users, tight_tokens=tight_tokens)
+
+    def shots(self) -> list[Shot]:
+        """What is asked for."""
+        return make_shots(plan_of(self.seed), self.ids)
+
+
+def plan_of(seed: int) -> Plan:
+    """The same seed, the same plan."""
+    return make_plan(generate(REQUESTS, seed=seed), PlanOptions(users=USERS, seed=seed))
+
+
+def settle_in(seed: int, accounts: Accounts, *, connections: int) -> People:
+    """Make all accounts, under ids that nobody has. Raises Unavailable."""
+    plan = plan_of(seed)
+    typical = typical_quota(plan, RatioBook())
+    dice = random.Random(f"people:{seed}")
+    poor = set(dice.sample(range(USERS), POOR_USERS))
+    limited = [
+        token
+        for user, owned in enumerate(plan.tokens)
+        for token in owned
+        if user not in poor and dice.random() >= UNLIMITED_RATE
+    ]
+    tight = set(dice.sample(limited, min(TIGHT_TOKENS, len(limited))))
+    cast = Cast(
+        users=tuple(
+            UserRole(group, typical * (POOR_QUOTA if user in poor else RICH_QUOTA))
+            for user, group in enumerate(plan.groups)
+        ),
+        tokens=tuple(
+            TokenRole(
+                user=user,
+                name=f"key-{place + 1}",
+                quota=typical * POOR_QUOTA if token in tight else typical * RICH_QUOTA if token in limited else 0,
+                unlimited=token not in limited,
+            )
+            for user, owned in enumerate(plan.tokens)
+            for place, token in enumerate(owned)
+        ),
+        channels=tuple(f"{model} {place}" for model in plan.models for place in range(CHANNELS_PER_MODEL)),
+    )
+    ids = enrol(cast, accounts=accounts, connections=connections)
+    return People(
+        seed,
+        *(ids.user, ids.token, ids.channel, typical),
+        tuple(sorted(ids.user + user for user in poor)),
+        tuple(sorted(ids.token + token for token in tight)),
+    )
+
+
+def typical_quota(plan: Plan, ratios: RatioBook) -> int:
+    """What the middle one of the plan's requests holds."""
+    estimates = sorted(
+        ratios.price(group=plan.groups[request.user], model=plan.models[request.model]).estimate(
+            request.prompt_tokens, request.max_tokens
+        )
+        for request in plan.requests[:1000]
+    )
+    return estimates[len(estimates) // 2]

@@ -1,0 +1,106 @@
+"""Rings: one is enough, and a lost one is healed."""
+
+from __future__ import annotations
+
+from billing_tasks.flows.settlement.ring import ring_stale
+from tests.conftest import Billing
+
+
+def look(billing: Billing) -> list[int]:
+    """What beat does every few seconds."""
+    return billing.runtime.run(ring_stale(commands=billing.runtime.commands, settings=billing.settings))
+
+
+def test_an_outbox_that_nobody_was_called_for_is_rung_for(billing: Billing) -> None:
+    payer = billing.payer()
+    billing.use(billing.reserve(payer, 100), 40)
+    keys, shard = billing.runtime.commands.keys, payer[0] % billing.settings.shards
+    assert look(billing) == []  # somebody rang just now
+    billing.redis("DEL", keys.doorbell(shard))  # and the ring was lost
+    assert look(billing) == [shard]
+    assert look(billing) == []
+
+
+def test_an_outbox_somebody_drains_is_left_alone(billing: Billing) -> None:
+    payer = billing.payer()
+    billing.use(billing.reserve(payer, 100), 40)
+    shard = payer[0] % billing.settings.shards
+    billing.redis("DEL", billing.runtime.commands.keys.doorbell(shard))
+    billing.runtime.holds.send(billing.runtime.commands.lease(shard, owner="busy", lease_ms=5000))
+    assert look(billing) == []
+    billing.redis("DEL", billing.runtime.commands.keys.drainer(shard))
+
+
+def test_what_waits_is_noted_so_that_its_loss_would_be_counted(billing: Billing) -> None:
+    payer = billing.payer()
+    for _ in range(3):
+        billing.use(billing.reserve(payer, 100), 40)
+    look(billing)
+    (cursor,) = billing.runtime.ledger.outbox_cursors()
+    assert (cursor.seen, cursor.posted) == (3, 0)
+    billing.redis("FLUSHDB")  # the disk of Redis is lost
+    billing.use(billing.reserve(payer, 100), 40)
+    billing.settle()
+    (incident,) = billing.runtime.ledger.incidents()
+    assert (incident.kind, incident.events_bound) == ("new_epoch", 3)
+    assert incident.events_at_most == billing.settings.backlog_limit, "and nothing was held"
+    assert incident.unseen_from is not None
+    assert incident.unseen_to is not None
+    assert incident.unseen_from <= incident.unseen_to <= incident.noticed_at
+    look(billing)
+    (incident,) = billing.runtime.ledger.incidents()
+    assert (incident.kind, incident.from_seq, incident.to_seq, incident.events_bound) == ("rewind", 1, 3, 3)
+    assert "empty" in incident.note
+
+
+def test_a_restart_that_lost_nothing_says_so(billing: Billing) -> None:
+    payer = billing.payer()
+    for _ in range(3):
+        billing.use(billing.reserve(payer, 100), 40)
+    look(billing)
+    _restart(billing)
+    look(billing)
+    (incident,) = billing.runtime.ledger.incidents()
+    assert (incident.kind, incident.events_bound) == ("new_epoch", 0)
+    assert billing.settle().posted == 3
+    assert look(billing) == []
+    assert len(billing.runtime.ledger.incidents()) == 1
+
+
+def test_a_restart_with_an_older_file_says_how_many_events_it_lacks(billing: Billing) -> None:
+    payer = billing.payer()
+    for _ in range(3):
+        billing.use(billing.reserve(payer, 100), 40)
+    names = billing.redis("KEYS", "*")
+    file = [(name, billing.redis("DUMP", name), max(0, billing.redis("PTTL", name))) for name in names]
+    for _ in range(2):
+        billing.use(billing.reserve(payer, 100), 40)
+    look(billing)
+    billing.redis("FLUSHDB")
+    for name, content, ttl_ms in file:
+        billing.redis("RESTORE", name, ttl_ms, content)
+    _restart(billing)
+    assert billing.settle().posted == 3  # what was left of the old life
+    look(billing)
+    (incident,) = billing.runtime.ledger.incidents()
+    assert (incident.kind, incident.from_seq, incident.to_seq, incident.events_bound) == ("rewind", 4, 5, 2)
+
+
+def test_looking_at_what_does_not_change_writes_nothing(billing: Billing) -> None:
+    payer = billing.payer()
+    billing.use(billing.reserve(payer, 100), 40)
+    look(billing)
+    before = billing.runtime.ledger.outbox_cursors()
+    look(billing)
+    assert billing.runtime.ledger.outbox_cursors() == before
+
+
+def _restart(billing: Billing) -> None:
+    """With the data it has: the scripts see another run_id."""
+    keys = billing.runtime.commands.keys
+    for shard in range(billing.settings.shards):
+        if billing.redis("EXISTS", keys.meta(shard)):
+            billing.redis("HSET", keys.meta(shard), "run_id", "0" * 40)
+    for shard in range(billing.settings.shards):
+        billing.runtime.holds.send(billing.runtime.commands.lease(shard, owner="wakes the fence", lease_ms=500))
+        billing.redis("DEL", keys.drainer(shard))

@@ -1,7 +1,0 @@
-"""Workers for the tests that need them."""
-
-from __future__ import annotations
-
-from tests.tasks.conftest import processes
-
-__all__ = ["processes"]

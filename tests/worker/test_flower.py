@@ -1,0 +1,135 @@
+"""Flower: what an operator sees of requests, and retries through its API. A real one, with authentication."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from billing_tasks.model.ids import new_request_id
+from tests.conftest import Billing
+from tests.worker.conftest import Flower, Processes, eventually
+
+
+def test_flower_shows_settlements_and_finds_a_request(
+    billing: Billing, processes: Processes, start_flower: Callable[[Billing], Flower]
+) -> None:
+    flower = start_flower(billing)
+    processes.worker(billing)
+    payer = billing.payer()
+    reservation = billing.reserve(payer, 100)
+    billing.use(reservation, 40)
+    found = eventually(lambda: flower.tasks(search=reservation.request_id), what="Flower finds the request")
+    eventually(lambda: any(task["state"] == "SUCCESS" for task in flower.tasks(search=reservation.request_id).values()))
+    assert {task["name"] for task in found.values()} == {"billing.settle"}
+
+
+def test_flower_asks_for_a_password(billing: Billing, start_flower: Callable[[Billing], Flower]) -> None:
+    flower = start_flower(billing)
+    for password in (None, "billing:wrong"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            flower.call("/api/workers", password=password)
+        refused.value.close()
+        assert refused.value.code == 401
+
+
+def test_a_failed_refund_is_found_in_flower_and_retried_there(
+    billing: Billing, processes: Processes, start_flower: Callable[[Billing], Flower]
+) -> None:
+    flower = start_flower(billing)
+    processes.worker(billing)
+    payer = billing.payer()
+    good, failing = billing.reserve(payer, 100), new_request_id()
+    billing.use(good, 40)
+    # A refund for more than nothing: its charge has not come yet, and may never come.
+    billing.bk.refund_charge(user_id=payer[0], request_id=failing, refund_id="case-17", quota=30)
+
+    task_id = f"refund:{failing}:1.1"  # letter 1, attempt 1
+    task = eventually(lambda: flower.tasks(search=failing).get(task_id), what="the refund has a task of its own")
+    failed = eventually(lambda: flower.tasks(state="FAILURE").get(task_id), what="the task is a FAILURE")
+    assert (task["name"], failing in failed["kwargs"]) == ("billing.refund", True)
+    assert "ChargeNotFound" in failed["exception"]
+    assert "attempt 1 failed, the next in 20 s" in failed["exception"]
+    eventually(lambda: billing.accounts.user(payer[0]).used_quota == 40, what="the rest of the batch is booked")
+
+    log = {"user_id": payer[0], "token_id": payer[1], "channel_id": 3, "quota": 50, "request_id": failing}
+    flower.call("/api/task/async-apply/billing.consume", {"kwargs": log})
+    eventually(lambda: billing.accounts.user(payer[0]).used_quota == 90, what="the charge has come after all")
+    told = ask(flower, kind="refund", limit=10, dry_run=True)
+    assert "charge found, 50 of 50 left: would give back 30" in told
+    assert billing.accounts.user(payer[0]).used_quota == 90  # asking changed nothing
+    assert "'sent': 1" in ask(flower, kind="refund", limit=10, who="ann", why="the charge came")
+    eventually(lambda: billing.accounts.user(payer[0]).used_quota == 60, what="the refund is booked")
+    task_id = f"refund:{failing}:1.2"
+    done = eventually(lambda: flower.tasks(state="SUCCESS").get(task_id), what="Flower shows the success")
+    assert "booked now" in done["result"]
+    (letter,) = billing.runtime.ledger.dead_letters()
+    assert (letter.state, letter.handled_by, letter.handled_why) == ("resolved", "ann", "the charge came")
+    told_twice = ask(flower, numbers=[letter.id], dry_run=True)
+    assert "already resolved" in told_twice
+    assert f"'not_sent': [{letter.id}, 12345]" in ask(flower, numbers=[12345, letter.id])
+
+
+def ask(flower: Flower, **kwargs: object) -> str:
+    """billing.retry_failed through Flower's API: the result, or the error, that Flower shows for it."""
+    task_id = flower.call("/api/task/async-apply/billing.retry_failed", {"kwargs": kwargs})["task-id"]
+    ended = ("SUCCESS", "FAILURE")
+    task = eventually(
+        lambda: next((t for t in flower.tasks(search=task_id).values() if t["state"] in ended), None),
+        what="Flower shows how the retry went",
+    )
+    return str(task["result"] or task["exception"])
+
+
+def test_a_retry_is_chosen_and_refused_through_flower_as_on_the_command_line(
+    billing: Billing, processes: Processes, start_flower: Callable[[Billing], Flower]
+) -> None:
+    flower = start_flower(billing)
+    processes.worker(billing)
+    payer = billing.payer()
+    users = [999, 999, payer[0]]
+    requests = [new_request_id() for _ in users]
+    for user_id, request_id in zip(users, requests, strict=True):
+        billing.bk.refund_charge(user_id=user_id, request_id=request_id, refund_id=f"case {request_id}", quota=5)
+    # Each was attempted once: a letter that a worker has in its hands is passed by.
+    attempted = "select count(*) from billing.dead_letters where attempts = 1"
+    eventually(lambda: billing.sql(attempted) == [(3,)], what="three refunds failed")
+
+    everything = ask(flower)
+    assert "'sent': 1" in everything
+    assert "'left_out': {'unknown_user': 2}" in everything
+    assert "'unknown_user': 1" in ask(flower, request_ids=[requests[0]], reason="unknown_user", dry_run=True)
+    assert "'sent': 2" in ask(flower, user_id=999, reason="unknown_user")
+    assert "'sent': 0" in ask(flower, before="1h")
+    assert "does not know ['reasn']" in ask(flower, reasn="unknown_user")
+    assert "numbers must be a list" in ask(flower, numbers=[])
+    assert "'sent': 1" in sent_by_celery(billing, flower, user_id=payer[0])
+
+
+def sent_by_celery(billing: Billing, flower: Flower, **kwargs: object) -> str:
+    """billing.retry_failed from a program of its own; the result that Flower shows."""
+    with Celery(broker=billing.settings.celery_broker_url, set_as_current=False) as program:
+        task_id = program.send_task("billing.retry_failed", kwargs=kwargs).id
+    found = eventually(lambda: flower.tasks(state="SUCCESS").get(task_id), what="Flower shows the program's retry")
+    return str(found["result"])
+
+
+def test_an_event_that_can_never_be_booked_is_a_failure_under_its_own_request(
+    billing: Billing, processes: Processes, start_flower: Callable[[Billing], Flower]
+) -> None:
+    flower = start_flower(billing)
+    processes.worker(billing)
+    payer = billing.payer()
+    reservation = billing.reserve(payer, 100)
+    billing.use(reservation, 40)
+    from billing_tasks import ConsumeLog
+
+    lost = new_request_id()
+    unknown_user = payer[0] + 16  # the same shard, so the same batch
+    billing.bk.consume(ConsumeLog(user_id=unknown_user, token_id=1, channel_id=3, quota=5, request_id=lost))
+    task = eventually(lambda: flower.tasks(state="FAILURE").get(f"consume:{lost}:1.1"), what="a FAILURE in Flower")
+    assert "UserNotFound" in task["exception"]
+    eventually(lambda: billing.accounts.user(payer[0]).used_quota == 40, what="the rest of the batch is booked")
+    assert billing.runtime.ledger.dead_letters()[0].state == "failed"
