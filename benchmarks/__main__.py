@@ -37,7 +37,7 @@ def main(
 ) -> None:
     """Measure the product beside what people would use instead, on servers that are started for it."""
     console = Console(width=None if sys.stdout.isatty() else 160)
-    names = chosen(only, skip)
+    names = selected(only, skip)
     if size not in SIZES:
         raise typer.BadParameter(f"there is no size {size}; there are {', '.join(SIZES)}")
     given: dict[str, Any] = {"rounds": rounds, "users": users, "events": events}
@@ -51,7 +51,7 @@ def main(
     raise typer.Exit(0 if right else 1)
 
 
-def chosen(only: str, skip: str) -> list[str]:
+def selected(only: str, skip: str) -> list[str]:
     """Names of measures in the order in which they run. Raises BadParameter."""
     wanted, left_out = ([name for name in words.split(",") if name] for words in (only, skip))
     unknown = [name for name in [*wanted, *left_out] if name not in MEASURES]

@@ -48,12 +48,12 @@ class Watcher(Collector):
 
     def _postgresql(self) -> list[Metric]:
         ledger = self._runtime.ledger
-        letters = GaugeMetricFamily("billing_dead_letters", "Dead letters by state", labels=["state"])
+        dead_letters = GaugeMetricFamily("billing_dead_letters", "Dead letters by state", labels=["state"])
         for state, count in ledger.count_dead_letters().items():
-            letters.add_metric([state.value], count)
+            dead_letters.add_metric([state.value], count)
         missing = ledger.count_missing()
         return [
-            letters,
+            dead_letters,
             _gauge("billing_incidents", "Signs that events of an outbox were lost or came back", missing.incidents),
             _gauge("billing_events_missing", "Events known to be lost with Redis, at least", missing.events),
         ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from billing_tasks.broker.publisher import Doorbell
+from billing_tasks.broker.publisher import Publisher
 from billing_tasks.errors import BillingError
 from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
 from billing_tasks.holds.commands import Command, Commands, Pipeline
@@ -28,7 +28,7 @@ class Runtime:
         self.settings = settings
         self.holds = HoldStore(settings)
         self.ledger = Ledger.from_settings(settings)
-        self.doorbell = Doorbell(settings)
+        self.doorbell = Publisher(settings)
         self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
         self.when_spooled: Callable[[], None] = lambda: None
         os.register_at_fork(after_in_child=self.ledger.dispose_after_fork)

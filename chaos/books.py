@@ -57,7 +57,7 @@ class BookedTopUp:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenLetter:
+class OpenDeadLetter:
     """A dead letter that waits. `refund_id` is empty if it is no refund."""
 
     number: int
@@ -97,8 +97,8 @@ class Books:
     top_ups: dict[str, BookedTopUp] = field(default_factory=dict)
     users: dict[int, Row] = field(default_factory=dict)
     tokens: dict[int, Row] = field(default_factory=dict)
-    letters: list[OpenLetter] = field(default_factory=list)
-    letters_resolved: int = 0
+    dead_letters: list[OpenDeadLetter] = field(default_factory=list)
+    dead_letters_resolved: int = 0
     incidents: dict[str, int] = field(default_factory=dict)  # by kind
     holds: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # open: request_id -> user, token, quota
     user_copies: dict[int, Copy] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def read_books(settings: Settings, *, first_user_id: int) -> Books:
         connection.execute("set transaction isolation level repeatable read read only")
         _read_ledger(connection, books, first_user_id)
         _read_accounts(connection, books, first_user_id)
-        _read_letters(connection, books)
+        _read_dead_letters(connection, books)
     return books
 
 
@@ -144,14 +144,14 @@ def _read_accounts(connection: psycopg.Connection[Any], books: Books, first_user
     books.tokens = {row[0]: Row(*row[1:]) for row in connection.execute(tokens, [first_user_id])}
 
 
-def _read_letters(connection: psycopg.Connection[Any], books: Books) -> None:
-    letters = """
+def _read_dead_letters(connection: psycopg.Connection[Any], books: Books) -> None:
+    dead_letters = """
         select id, kind, request_id, payload, reason, state from billing.dead_letters
         where state in ('retrying', 'failed') order by id"""
-    for number, kind, request_id, payload, reason, state in connection.execute(letters):
-        books.letters.append(OpenLetter(number, kind, request_id, _refund_id(bytes(payload)), reason, state))
+    for number, kind, request_id, payload, reason, state in connection.execute(dead_letters):
+        books.dead_letters.append(OpenDeadLetter(number, kind, request_id, _refund_id(bytes(payload)), reason, state))
     resolved = connection.execute("select count(*) from billing.dead_letters where state = 'resolved'").fetchone()
-    books.letters_resolved = resolved[0] if resolved else 0
+    books.dead_letters_resolved = resolved[0] if resolved else 0
     books.incidents = dict(connection.execute("select kind, count(*) from billing.incidents group by kind").fetchall())
 
 

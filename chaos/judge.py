@@ -64,8 +64,8 @@ class Verdict:
     charged_quota: int = 0
     late_requests: int = 0
     late_quota: int = 0
-    letters_open: Counter[str] = field(default_factory=Counter)  # by kind and reason
-    told_and_in_letters: int = 0  # accepted, and kept as an open dead letter
+    dead_letters_still_open: Counter[str] = field(default_factory=Counter)  # by kind and reason
+    told_and_in_dead_letters: int = 0  # accepted, and kept as an open dead letter
 
     @property
     def ok(self) -> bool:
@@ -98,7 +98,9 @@ def judge(stories: Stories, books: Books) -> Verdict:
     """Everything, in one go."""
     evidence = _sort(stories, books)
     verdict = Verdict()
-    verdict.letters_open = Counter(f"{letter.kind}: {letter.reason}, {letter.state}" for letter in books.letters)
+    verdict.dead_letters_still_open = Counter(
+        f"{dead_letter.kind}: {dead_letter.reason}, {dead_letter.state}" for dead_letter in books.dead_letters
+    )
     for judged in (
         *(_consumes(evidence, verdict), _releases(evidence, verdict), _refunds(evidence, verdict)),
         *(_top_ups(evidence), _strangers(evidence), _balances(evidence), _leaks(books), _overspent(evidence, verdict)),
@@ -116,13 +118,13 @@ def _sort(stories: Stories, books: Books) -> _Evidence:
             evidence.consumed.setdefault(entry.entry_id, entry)
         elif entry.kind == "release":
             evidence.released.setdefault(entry.entry_id, entry)
-    for letter in books.letters:
-        if letter.refund_id:
-            evidence.kept_refunds.add(letter.refund_id)
-        elif letter.kind == "release":
-            evidence.kept_releases.add(letter.request_id)
+    for dead_letter in books.dead_letters:
+        if dead_letter.refund_id:
+            evidence.kept_refunds.add(dead_letter.refund_id)
+        elif dead_letter.kind == "release":
+            evidence.kept_releases.add(dead_letter.request_id)
         else:
-            evidence.kept_consumes.add(letter.request_id)
+            evidence.kept_consumes.add(dead_letter.request_id)
     return evidence
 
 
@@ -134,7 +136,7 @@ def _consumes(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
             verdict.charged_quota += entry.quota
             yield from _charge(request_id, request, entry)
         elif request.consumed and request_id in evidence.kept_consumes:
-            verdict.told_and_in_letters += 1
+            verdict.told_and_in_dead_letters += 1
         elif request.consumed:
             sentence = "the usage was accepted and is not in the ledger"
             yield Finding(Wrong.LOST, request.told_quota, (request_id,), sentence)
@@ -159,7 +161,7 @@ def _releases(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
     for request_id, request in evidence.stories.requests.items():
         if request.released and request_id not in evidence.released:
             if request_id in evidence.kept_releases:
-                verdict.told_and_in_letters += 1
+                verdict.told_and_in_dead_letters += 1
                 continue
             sentence = "the hold was told released and the ledger has no release"
             yield Finding(Wrong.LOST, request.held_quota, (request_id,), sentence)
@@ -179,7 +181,7 @@ def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
                 wrong = Wrong.LOST if found.quota > meant else Wrong.TWICE
                 yield Finding(wrong, abs(found.quota - meant), (refund.request_id,), sentence)
         elif refund.told and refund.refund_id in evidence.kept_refunds:
-            verdict.told_and_in_letters += 1
+            verdict.told_and_in_dead_letters += 1
         elif refund.told:
             quota = refund.quota or _charged(evidence, refund)
             sentence = f"refund {refund.refund_id} was accepted and is not in the ledger"

@@ -116,9 +116,9 @@ class ChaosReport:
             "left_open": str(self.settled.standing),
             "left_in_spools": self.left_in_spools,
             "dead_letters": {
-                "open": dict(verdict.letters_open),
-                "accepted_and_open": verdict.told_and_in_letters,
-                "resolved": self.books.letters_resolved,
+                "open": dict(verdict.dead_letters_still_open),
+                "accepted_and_open": verdict.told_and_in_dead_letters,
+                "resolved": self.books.dead_letters_resolved,
                 "tried_by_hand": self.settled.by_hand,
             },
             "incidents": self.books.incidents,
@@ -202,9 +202,9 @@ class ChaosReport:
             ("longest time without a booking", f"{self.longest_booking_pause_seconds:.1f} s"),
             ("settled after the traffic", f"{self.settled.seconds:.1f} s{in_time}"),
             ("incidents", _counted(self.books.incidents) or "none"),
-            ("dead letters, open", _counted(verdict.letters_open) or "none"),
-            ("dead letters, booked since", str(self.books.letters_resolved)),
-            ("accepted, in an open dead letter", str(verdict.told_and_in_letters)),
+            ("dead letters, open", _counted(verdict.dead_letters_still_open) or "none"),
+            ("dead letters, booked since", str(self.books.dead_letters_resolved)),
+            ("accepted, in an open dead letter", str(verdict.told_and_in_dead_letters)),
             ("verify", "all guarantees hold" if self.verified.ok else f"{len(self.verified.findings)} findings"),
         ]
         if self.faults_left:

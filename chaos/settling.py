@@ -1,8 +1,8 @@
 """Settling: wait until nothing of a run is on its way any more.
 
-Outboxes empty, holds closed, letters that are tried again by themselves through,
+Outboxes empty, holds closed, dead letters that are tried again by themselves through,
 copies of accounts as fresh as a reservation would want them. Workers and beat do
-the work; only a letter whose next attempt is far away is tried at once, as a
+the work; only a dead letter whose next attempt is far away is tried at once, as a
 person would.
 """
 
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.dead_letters import retry
 from billing_tasks.holds.commands import Pipeline
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.runtime import Runtime
 
 POLL_SECONDS = 0.25
-#: Letters get so long to be retried by beat before a person does it.
-LETTERS_SECONDS = 30.0
+#: Dead letters get so long to be retried by beat before a person does it.
+DEAD_LETTERS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Standing:
 
     events: int
     holds: int
-    letters: int
+    dead_letters: int
 
     def __str__(self) -> str:
-        return f"{self.events:,} events, {self.holds:,} open holds, {self.letters:,} letters to be retried"
+        return f"{self.events:,} events, {self.holds:,} open holds, {self.dead_letters:,} dead letters to be retried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Settled:
     seconds: float
     in_time: bool
     standing: Standing
-    by_hand: int  # letters tried at once
+    by_hand: int  # dead letters tried at once
 
 
 def await_settled(
@@ -61,7 +61,7 @@ def await_settled(
                 # A copy may be old for so long; a reservation would reload it after that.
                 wait_while_tending(runtime.settings.fresh_seconds, tend)
                 return Settled(seconds, True, standing, by_hand)
-            if standing.letters and not standing.events and not standing.holds and seconds > LETTERS_SECONDS:
+            if standing.dead_letters and not standing.events and not standing.holds and seconds > DEAD_LETTERS_SECONDS:
                 by_hand += _retry_by_hand(runtime)
         except Unavailable:
             pass  # it is coming back
@@ -77,7 +77,7 @@ def stand(runtime: Runtime) -> Standing:
     commands = runtime.commands
     events = sum(runtime.holds.send_all(Pipeline(tuple(commands.backlog(shard) for shard in shards))))
     holds = sum(runtime.holds.send_all(Pipeline(tuple(commands.open_holds(shard) for shard in shards))))
-    return Standing(events, holds, runtime.ledger.count_dead_letters()[LetterState.RETRYING])
+    return Standing(events, holds, runtime.ledger.count_dead_letters()[DeadLetterState.RETRYING])
 
 
 def wait_while_tending(seconds: float, tend: Callable[[], None]) -> None:
@@ -90,13 +90,13 @@ def wait_while_tending(seconds: float, tend: Callable[[], None]) -> None:
 
 def _retry_by_hand(runtime: Runtime) -> int:
     tried = 0
-    for letter in runtime.ledger.dead_letters(states=[LetterState.RETRYING], limit=100):
-        attempt = retry.attempt(letter.id, who="chaos run", commands=runtime.commands, settings=runtime.settings)
+    for dead_letter in runtime.ledger.dead_letters(states=[DeadLetterState.RETRYING], limit=100):
+        attempt = retry.attempt(dead_letter.id, actor="chaos run", commands=runtime.commands, settings=runtime.settings)
         try:
             runtime.run(attempt)
         except Unavailable:
             raise
         except BillingError:
-            pass  # still not: the letter says why, and the next round tries again until it is given up
+            pass  # still not: the dead letter says why, and the next round tries again until it is given up
         tried += 1
     return tried

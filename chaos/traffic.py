@@ -123,7 +123,7 @@ class Traffic:
             await self._pause(self.dice.choice((0.0, 0.05, 1.0)))
             await self._consume(log)
         if turn is Turn.GIVEN_BACK and log.quota:
-            await self._give_back(log)
+            await self._refund_request(log)
 
     async def _reserve(self, request_id: str, shot: Shot, ttl_seconds: int) -> Reservation | None:
         price = self.price(shot.group, shot.model)
@@ -157,7 +157,7 @@ class Traffic:
             await self._patiently(lambda: self.way.release(reservation))
             self.journal.write(Step.RELEASED, request_id)
 
-    async def _give_back(self, log: ConsumeLog) -> None:
+    async def _refund_request(self, log: ConsumeLog) -> None:
         """Give a charge back: at once, mostly before it is booked, or a little later."""
         await self._pause(self.dice.choice((0.0, 0.0, 0.5, 3.0)))
         part = self.dice.random() < 0.6

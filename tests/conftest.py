@@ -171,10 +171,10 @@ def make_billing(servers: Servers, database_url: str) -> Iterator[MakeBilling]:
 
     def make(**settings: Any) -> Billing:
         urls = {"redis_url": servers.redis_url, "database_url": database_url}
-        chosen = Settings(**{**urls, "database_connections": 8, **settings})
-        runtime = Runtime(chosen)
+        selected = Settings(**{**urls, "database_connections": 8, **settings})
+        runtime = Runtime(selected)
         environment = {f"BILLING_{key.upper()}": str(value) for key, value in {**urls, **settings}.items()}
-        billing = Billing(chosen, runtime, Bookkeeper(runtime), Accounts(runtime), servers, environment)
+        billing = Billing(selected, runtime, Bookkeeper(runtime), Accounts(runtime), servers, environment)
         if not made:
             runtime.holds.client.flushall()
             with psycopg.connect(database_url, autocommit=True) as connection:

@@ -22,7 +22,7 @@ from benchmarks.figures import CPU, PER_SECOND, counted
 from benchmarks.opponents import plain_port, posting, reference
 from benchmarks.session import Session
 from benchmarks.workers import cpu_seconds, running_worker
-from billing_tasks.broker.publisher import Doorbell
+from billing_tasks.broker.publisher import Publisher
 from billing_tasks.lab.parts import PartProcess
 
 PROCESSES = (1, 2)
@@ -45,7 +45,7 @@ class _Sides:
 
     def __init__(self, session: Session, ground: Ground, cleanup: ExitStack) -> None:
         self.session, self.ground = session, ground
-        self.ours: dict[int, tuple[PartProcess, Doorbell]] = {}
+        self.ours: dict[int, tuple[PartProcess, Publisher]] = {}
         self.plain: dict[int, PartProcess] = {}
         self.booked = 0
         self.seed = 0
@@ -58,7 +58,7 @@ class _Sides:
         queue, state = f"ours{processes}", self.session.servers.state
         environ = self.ground.environment(BILLING_QUEUE=queue)
         worker = cleanup.enter_context(running_worker(state, queue, processes=processes, environ=environ))
-        doorbell = Doorbell(self.ground.settings.model_copy(update={"queue": queue}))
+        doorbell = Publisher(self.ground.settings.model_copy(update={"queue": queue}))
         cleanup.callback(doorbell.close)
         self.ours[processes] = (worker, doorbell)
         self._fill(100 * processes)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.flows.account_cache import clock_of, push_copies
+from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.effects import Flow, InLedger, ask
 from billing_tasks.ledger.accounts import Keep
 from billing_tasks.ledger.rows import ChannelRow, EntryRow
@@ -214,7 +214,7 @@ class Accounts:
         changed = row(done)
         users = [changed] if isinstance(changed, UserRow) else []
         tokens = [changed] if isinstance(changed, TokenRow) else []
-        yield from push_copies(clock, users=users, tokens=tokens, commands=commands)
+        yield from push_accounts(clock, users=users, tokens=tokens, commands=commands)
         return done
 
     def close(self) -> None:

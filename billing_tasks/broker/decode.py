@@ -10,7 +10,7 @@ from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.ids import check_request_id, shorten
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.validation import check_int, check_text
 
 _REFUND_FIELDS = frozenset({"user_id", "request_id", "quota", "refund_id", "reason"})
@@ -21,7 +21,7 @@ def consume_log_from(message: dict[str, Any]) -> ConsumeLog:
     return ConsumeLog(**message)
 
 
-def give_back_from(message: dict[str, Any]) -> GiveBack:
+def refund_request_from(message: dict[str, Any]) -> RefundRequest:
     """The refund inside a message of billing.refund. Raises InvalidRequest."""
     unknown = message.keys() - _REFUND_FIELDS
     if unknown:
@@ -31,7 +31,7 @@ def give_back_from(message: dict[str, Any]) -> GiveBack:
     # Only None counts as left out: 0 or false for a refund_id would make a whole refund of a hold's out of it.
     given = {name: value for name, value in message.items() if value is not None}
     quota = given.get("quota")
-    return GiveBack(
+    return RefundRequest(
         user_id=check_int("user_id", given.get("user_id"), 1),
         request_id=check_request_id(given.get("request_id")),
         reason=check_text("reason", given.get("reason", ""), 2000),
@@ -48,4 +48,4 @@ def event_from_message(kind: str, payload: bytes) -> Event:
         raise InvalidRequest(f"The payload is not JSON: {exc}") from None
     if not isinstance(message, dict):
         raise InvalidRequest(f"The payload is not a JSON object: {shorten(message)}")
-    return give_back_from(message).event if kind == Kind.REFUND else consume_log_from(message).to_event()
+    return refund_request_from(message).event if kind == Kind.REFUND else consume_log_from(message).to_event()

@@ -35,7 +35,7 @@ RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 2.0
 
 
-class Doorbell:
+class Publisher:
     """Publishes for one process. Made anew in a forked child at its first ring."""
 
     def __init__(self, settings: Settings) -> None:

@@ -16,15 +16,15 @@ from rich.text import Text
 
 from billing_tasks.cli.show import command, console, table
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.flows.dead_letters.preview import Rehearsed
+from billing_tasks.flows.dead_letters.preview import Preview
 from billing_tasks.flows.dead_letters.record import FOR_EVER, event_of
-from billing_tasks.ledger.rows import DeadLetter, Happened, LetterEvent, LetterState
+from billing_tasks.ledger.rows import DeadLetter, DeadLetterState, HistoryEntry, HistoryKind
 from billing_tasks.model.events import Kind
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
 #: Of a payload; `--json` has all of it.
 _SHOWN_OF_A_PAYLOAD = 1000
-#: What the table of letters needs.
+#: What the table of dead letters needs.
 _WIDE = 125
 
 
@@ -43,37 +43,37 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%m-%d %H:%M:%S}"
 
 
-def as_dict(letter: DeadLetter) -> dict[str, object]:
-    """A letter for --json."""
-    return {**asdict(letter), "payload": letter.payload.decode("utf-8", "backslashreplace")}
+def as_dict(dead_letter: DeadLetter) -> dict[str, object]:
+    """A dead letter for --json."""
+    return {**asdict(dead_letter), "payload": dead_letter.payload.decode("utf-8", "backslashreplace")}
 
 
-def event_as_dict(event: LetterEvent) -> dict[str, object]:
+def event_as_dict(event: HistoryEntry) -> dict[str, object]:
     """A line of history for --json."""
     return asdict(event)
 
 
-def stands(letter: DeadLetter, max_attempts: int) -> str:
+def stands(dead_letter: DeadLetter, max_attempts: int) -> str:
     """Where it stands: who or what comes next."""
-    by = f" by {letter.handled_by}" if letter.handled_by else ""
-    match letter.state:
-        case LetterState.RETRYING:
-            tries = f"{letter.attempts} of {max_attempts}"
-            return f"next attempt {_until(letter.next_attempt_at)}, {tries}"
-        case LetterState.FAILED:
+    by = f" by {dead_letter.handled_by}" if dead_letter.handled_by else ""
+    match dead_letter.state:
+        case DeadLetterState.RETRYING:
+            tries = f"{dead_letter.attempts} of {max_attempts}"
+            return f"next attempt {_until(dead_letter.next_attempt_at)}, {tries}"
+        case DeadLetterState.FAILED:
             return "waits for a person"
-        case LetterState.RESOLVED:
+        case DeadLetterState.RESOLVED:
             return f"booked{by}"
-        case LetterState.DISCARDED:
+        case DeadLetterState.DISCARDED:
             return f"discarded{by}"
 
 
-def sentence(letter: DeadLetter, max_attempts: int) -> str:
+def sentence(dead_letter: DeadLetter, max_attempts: int) -> str:
     """Where it stands and why."""
-    where = stands(letter, max_attempts)
-    if letter.open:
-        return f"{letter.state.capitalize()}, {where}. {letter.reason}: {letter.error}"
-    return f"{where.capitalize()}: {letter.handled_why}"
+    where = stands(dead_letter, max_attempts)
+    if dead_letter.open:
+        return f"{dead_letter.state.capitalize()}, {where}. {dead_letter.reason}: {dead_letter.error}"
+    return f"{where.capitalize()}: {dead_letter.handled_comment}"
 
 
 def _until(at: datetime | None) -> str:
@@ -83,13 +83,13 @@ def _until(at: datetime | None) -> str:
     return f"in {seconds} s" if seconds < 120 else f"in {seconds // 60} min"
 
 
-def headline(letter: DeadLetter) -> str:
+def headline(dead_letter: DeadLetter) -> str:
     """What it is, in one sentence."""
-    user = "" if letter.user_id is None else f" of user {letter.user_id}"
+    user = "" if dead_letter.user_id is None else f" of user {dead_letter.user_id}"
     try:
-        event = event_of(letter)
+        event = event_of(dead_letter)
     except InvalidRequest:
-        return f"{letter.kind} for request {letter.request_id}{user}"
+        return f"{dead_letter.kind} for request {dead_letter.request_id}{user}"
     amount = "all that is left" if event.whole else f"{event.quota:,} quota"
     match event.kind:
         case Kind.REFUND:
@@ -101,93 +101,93 @@ def headline(letter: DeadLetter) -> str:
             return f"usage of {amount}, request {event.request_id}{user}{token}"
 
 
-def print_letters(letters: Sequence[DeadLetter], max_attempts: int) -> None:
-    """Many letters: a table, or two lines for each where a table would tear the ids apart."""
+def print_dead_letters(dead_letters: Sequence[DeadLetter], max_attempts: int) -> None:
+    """Many dead letters: a table, or two lines for each where a table would tear the ids apart."""
     if console.width < _WIDE:
-        for letter in letters:
-            user = "" if letter.user_id is None else f"  user {letter.user_id}"
-            say(f"{letter.id:>5}  {letter.kind}  {letter.request_id}{user}")
-            say(f"{'':>5}  {letter.reason}, {stands(letter, max_attempts)}")
+        for dead_letter in dead_letters:
+            user = "" if dead_letter.user_id is None else f"  user {dead_letter.user_id}"
+            say(f"{dead_letter.id:>5}  {dead_letter.kind}  {dead_letter.request_id}{user}")
+            say(f"{'':>5}  {dead_letter.reason}, {stands(dead_letter, max_attempts)}")
         return
     rows = []
-    for letter in letters:
+    for dead_letter in dead_letters:
         # Ids as text: nobody types a thousands separator.
-        user = "–" if letter.user_id is None else str(letter.user_id)
-        cells = (letter.kind, letter.request_id, user, letter.reason, stands(letter, max_attempts))
-        rows.append((str(letter.id), moment(letter.first_seen), *map(safe, cells)))
+        user = "–" if dead_letter.user_id is None else str(dead_letter.user_id)
+        cells = (dead_letter.kind, dead_letter.request_id, user, dead_letter.reason, stands(dead_letter, max_attempts))
+        rows.append((str(dead_letter.id), moment(dead_letter.first_seen), *map(safe, cells)))
     columns = ("no", "kept (UTC)", "kind", "request", "user", "reason", "stands")
     console.print(table(*columns, rows=rows, right="no user"))
 
 
-def history_table(events: Sequence[LetterEvent]) -> Table:
-    """What happened to one letter."""
-    rows = [(moment(e.at), str(e.what), safe(e.who) or "–", safe(_said(e))) for e in events]
-    return table("UTC", "what", "who", "why", rows=rows)
+def history_table(events: Sequence[HistoryEntry]) -> Table:
+    """What happened to one dead letter."""
+    rows = [(moment(e.at), str(e.what), safe(e.actor) or "–", safe(_said(e))) for e in events]
+    return table("UTC", "what", "actor", "comment", rows=rows)
 
 
-def _said(event: LetterEvent) -> str:
+def _said(event: HistoryEntry) -> str:
     parts = []
     if event.attempt is not None:
         parts.append(f"attempt {event.attempt}")
-    if event.what is Happened.ATTEMPTED:
+    if event.what is HistoryKind.ATTEMPTED:
         parts.append("sent to a worker")
     if event.reason:
         parts.append(event.reason)
     said = ": ".join(words for words in (", ".join(parts), event.error) if words)
     if not said:
-        return event.why
-    return f"{said} (why: {event.why})" if event.why else said
+        return event.comment
+    return f"{said} (why: {event.comment})" if event.comment else said
 
 
-def payload_words(letter: DeadLetter) -> str:
+def payload_words(dead_letter: DeadLetter) -> str:
     """The payload as text, cut to what a person reads."""
-    text = safe(letter.payload[:_SHOWN_OF_A_PAYLOAD].decode("utf-8", "backslashreplace"))
-    left = len(letter.payload) - _SHOWN_OF_A_PAYLOAD
+    text = safe(dead_letter.payload[:_SHOWN_OF_A_PAYLOAD].decode("utf-8", "backslashreplace"))
+    left = len(dead_letter.payload) - _SHOWN_OF_A_PAYLOAD
     return text if left <= 0 else f"{text}… and {left:,} bytes more (--json has them)"
 
 
-def next_commands(letter: DeadLetter, would: Rehearsed | None) -> list[tuple[str, str]]:
+def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[str, str]]:
     """What can be done now: exact commands, and what each does."""
     own = f"{command()} dead-letters"
-    number = letter.id
+    number = dead_letter.id
     # Quoted: whoever wrote the id may have thought of the shell that it is pasted into.
-    look = (f"{command()} log --request {shlex.quote(letter.request_id)}", "what is booked under this request")
-    if letter.state is LetterState.RESOLVED:
+    look = (f"{command()} log --request {shlex.quote(dead_letter.request_id)}", "what is booked under this request")
+    if dead_letter.state is DeadLetterState.RESOLVED:
         return [look]
-    if letter.state is LetterState.DISCARDED:
-        return [(f"{own} reopen {number} --why '…'", "take the decision back; then it can be retried")]
-    retry = (f"{own} retry {number} --why '…'", "try to book it now")
-    discard = (f"{own} discard {number} --why '…'", "decide that it stays unbooked")
-    outcome = letter.reason if would is None else would.would
+    if dead_letter.state is DeadLetterState.DISCARDED:
+        return [(f"{own} reopen {number} --comment '…'", "take the decision back; then it can be retried")]
+    retry = (f"{own} retry {number} --comment '…'", "try to book it now")
+    discard = (f"{own} discard {number} --comment '…'", "decide that it stays unbooked")
+    outcome = dead_letter.reason if would is None else would.would
     if would is not None and would.books:
         return [retry]
-    create = _create(letter, outcome)
+    create = _create(dead_letter, outcome)
     if create:
         return [*create, retry, discard]
-    if outcome == Posted.ABOVE_CHARGE and would is not None and would.left:
-        return [look, _refund_less(letter, would.left), discard]
+    if outcome == PostOutcome.ABOVE_CHARGE and would is not None and would.left:
+        return [look, _refund_less(dead_letter, would.left), discard]
     if outcome in FOR_EVER:
         return [look, discard]
     return [look, retry, discard]
 
 
-def _refund_less(letter: DeadLetter, left: int) -> tuple[str, str]:
+def _refund_less(dead_letter: DeadLetter, left: int) -> tuple[str, str]:
     """How to refund what is left of the charge instead."""
-    event = event_of(letter)
+    event = event_of(dead_letter)
     own_id = shlex.quote(f"{event.refund_id}-less")
-    less = f"{command()} refund {event.user_id} {event.request_id} --id {own_id} --quota {left} --why '…'"
+    less = f"{command()} refund {event.user_id} {event.request_id} --id {own_id} --quota {left} --comment '…'"
     return less, f"if what is left, {left:,}, is to go back instead"
 
 
-def _create(letter: DeadLetter, outcome: str) -> list[tuple[str, str]]:
+def _create(dead_letter: DeadLetter, outcome: str) -> list[tuple[str, str]]:
     """How to make the account that is missing."""
     try:
-        event = event_of(letter)
+        event = event_of(dead_letter)
     except InvalidRequest:
         return []
-    if outcome == Posted.UNKNOWN_USER:
+    if outcome == PostOutcome.UNKNOWN_USER:
         return [(f"{command()} users create --id {event.user_id}", "if the user should exist")]
-    if outcome == Posted.UNKNOWN_TOKEN:
+    if outcome == PostOutcome.UNKNOWN_TOKEN:
         create = f"{command()} tokens create {event.user_id} --id {event.token_id}"
         return [(create, "if the token should exist and is nobody else's")]
     return []

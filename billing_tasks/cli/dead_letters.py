@@ -9,21 +9,21 @@ from typing import Annotated
 import typer
 
 from billing_tasks.cli import dead_letter_text as words
-from billing_tasks.cli.bulk import DISCARD, REHEARSE, REOPEN, RETRY, Bulk, Result, summary
+from billing_tasks.cli.bulk import DISCARD, PREVIEW, REOPEN, RETRY, Bulk, Result, summary
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.options import AsJson, Limit, Who, me
 from billing_tasks.cli.show import command, console, print_json
 from billing_tasks.errors import InvalidRequest, Unavailable
 from billing_tasks.flows.dead_letters import preview, resolve, select
 from billing_tasks.flows.dead_letters import retry as retrying
-from billing_tasks.ledger.rows import OPEN, DeadLetter, LetterFilter, LetterState
+from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState
 from billing_tasks.model.validation import check_moment
 from billing_tasks.runtime import runtime
 
 app = typer.Typer(help="What could not be booked: list, show, retry, discard, reopen.", no_args_is_help=True)
 
 Numbers = Annotated[list[int] | None, typer.Argument(help="Numbers of dead letters.", show_default=False)]
-State = Annotated[list[LetterState] | None, typer.Option(help="May be given several times.", show_default=False)]
+State = Annotated[list[DeadLetterState] | None, typer.Option(help="May be given several times.", show_default=False)]
 Kind = Annotated[str | None, typer.Option(help="consume, refund, release or conflict.")]
 User = Annotated[int | None, typer.Option("--user", help="Only this user's.")]
 Requests = Annotated[list[str] | None, typer.Option("--request", help="Only this request's; may be repeated.")]
@@ -37,17 +37,17 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def _wanted(
-    state: list[LetterState] | None,
+    state: list[DeadLetterState] | None,
     kind: str | None,
     user_id: int | None,
     request_ids: list[str] | None,
     reason: str | None,
     since: str | None,
     before: str | None,
-) -> LetterFilter:
+) -> DeadLetterFilter:
     """The filter that the options are; empty if none was given."""
     now = datetime.now(UTC)
-    wanted = LetterFilter()
+    wanted = DeadLetterFilter()
     if state:
         wanted["states"] = state
     if kind is not None:
@@ -66,7 +66,7 @@ def _wanted(
 
 
 @app.command("list")
-def list_letters(
+def list_dead_letters(
     state: State = None,
     kind: Kind = None,
     user_id: User = None,
@@ -90,7 +90,7 @@ def list_letters(
     if not rows:
         console.print("No dead letters.")
         return
-    words.print_letters(rows, runtime().settings.max_attempts)
+    words.print_dead_letters(rows, runtime().settings.max_attempts)
     if more:
         console.print(f"Only the newest {limit} are shown; --limit shows more.")
 
@@ -99,33 +99,33 @@ def list_letters(
 def show(number: Annotated[int, typer.Argument(show_default=False)], as_json: AsJson = False) -> None:
     """Everything about one: what it is, what happened, what a retry would do now, and what you can do."""
     r = runtime()
-    letter = _get(number)
+    dead_letter = _get(number)
     history = r.ledger.dead_letter_history(number)
     would, unknown = None, ""
     try:
-        would = r.run(preview.rehearse(number, commands=r.commands))
+        would = r.run(preview.preview(number, commands=r.commands))
     except Unavailable as exc:
         unknown = exc.message
     if as_json:
-        retry_now = {"would": "unknown", "says": unknown} if would is None else would.as_dict()
+        retry_now = {"would": "unknown", "message": unknown} if would is None else would.as_dict()
         print_json(
-            {**words.as_dict(letter), "history": [words.event_as_dict(e) for e in history], "retry_now": retry_now}
+            {**words.as_dict(dead_letter), "history": [words.event_as_dict(e) for e in history], "retry_now": retry_now}
         )
         return
-    say(f"Dead letter {number}: {words.headline(letter)}")
-    say(words.sentence(letter, r.settings.max_attempts))
+    say(f"Dead letter {number}: {words.headline(dead_letter)}")
+    say(words.sentence(dead_letter, r.settings.max_attempts))
     say("\nWhat happened", style="bold")
     console.print(words.history_table(history))
-    if letter.open:
+    if dead_letter.open:
         say("\nA retry now", style="bold")
-        say(would.says if would else f"could not be told: {unknown}")
+        say(would.message if would else f"could not be told: {unknown}")
     say("\nWhat you can do", style="bold")
-    lines = words.next_commands(letter, would)
+    lines = words.next_commands(dead_letter, would)
     wide = max(len(line) for line, _ in lines)
     for line, meaning in lines:
         say(f"  {line:{wide}}  # {meaning}")
-    say(f"\nPayload ({len(letter.payload):,} bytes)", style="bold")
-    say(words.payload_words(letter))
+    say(f"\nPayload ({len(dead_letter.payload):,} bytes)", style="bold")
+    say(words.payload_words(dead_letter))
 
 
 @app.command()
@@ -141,8 +141,8 @@ def retry(
     everything: Everything = False,
     limit: AtMost = None,
     dry_run: DryRun = False,
-    who: Who = None,
-    why: Annotated[str, typer.Option(help="Kept with it.")] = "",
+    actor: Who = None,
+    comment: Annotated[str, typer.Option(help="Kept with it.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Try to book dead letters now, in this process. Booking twice is impossible: the ledger's keys see to that.
@@ -150,26 +150,26 @@ def retry(
     What is refused for ever (a conflict, an unknown user ...) is left out, unless you ask by number or --reason.
     Exit 1 if something is still open.
     """
-    r, decider = runtime(), me(who)
+    r, actor = runtime(), me(actor)
     wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
-    chosen = _choose(numbers, wanted, everything, limit, for_retry=True)
+    selected = _select(numbers, wanted, everything, limit, for_retry=True)
 
     def one(number: int) -> Result:
-        flow = retrying.attempt(number, who=decider, why=why, commands=r.commands, settings=r.settings)
+        flow = retrying.attempt(number, actor=actor, comment=comment, commands=r.commands, settings=r.settings)
         return Result.attempted(r.run(flow))
 
     def broke(number: int, error: str) -> None:
-        r.run(retrying.broke(number, error, who=decider, settings=r.settings))
+        r.run(retrying.broke(number, error, actor=actor, settings=r.settings))
 
     if dry_run:
-        _rehearse(chosen, as_json)
+        _preview(selected, as_json)
     else:
-        summary(Bulk(chosen, wording=RETRY, get=_get, broke=broke).run(one), chosen, RETRY, as_json=as_json)
+        summary(Bulk(selected, wording=RETRY, get=_get, broke=broke).run(one), selected, RETRY, as_json=as_json)
 
 
 @app.command()
 def discard(
-    why: Annotated[str, typer.Option(help="Kept with it; somebody will ask.", show_default=False)],
+    comment: Annotated[str, typer.Option(help="Kept with it; somebody will ask.", show_default=False)],
     numbers: Numbers = None,
     state: State = None,
     kind: Kind = None,
@@ -182,82 +182,82 @@ def discard(
     limit: AtMost = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    who: Who = None,
+    actor: Who = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide that dead letters stay unbooked. They are kept, and can be reopened. Exit 1 if one was not discarded.
 
     By filter or --all it asks first. --dry-run says which, and what a retry would do with them instead.
     """
-    r, decider = runtime(), me(who)
+    r, actor = runtime(), me(actor)
     wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
-    chosen = _choose(numbers, wanted, everything, limit, for_retry=False)
-    if not why.strip():
-        raise typer.BadParameter("Say --why: somebody will ask.")
+    selected = _select(numbers, wanted, everything, limit, for_retry=False)
+    if not comment.strip():
+        raise typer.BadParameter("Say --comment: somebody will ask.")
     if dry_run:
-        _rehearse(chosen, as_json)
+        _preview(selected, as_json)
         return
-    if not numbers and chosen.numbers and not yes:
-        _confirm(chosen)
+    if not numbers and selected.numbers and not yes:
+        _confirm(selected)
 
     def one(number: int) -> Result:
-        letter = _get(number)
-        now = r.run(resolve.discard(number, who=decider, why=why))
+        dead_letter = _get(number)
+        now = r.run(resolve.discard(number, actor=actor, comment=comment))
         if now:
-            return Result(number, letter.request_id, "discarded", "discarded, stays unbooked", open=False)
-        return Result(number, letter.request_id, "already discarded", "had been discarded before", open=False)
+            return Result(number, dead_letter.request_id, "discarded", "discarded, stays unbooked", open=False)
+        return Result(number, dead_letter.request_id, "already discarded", "had been discarded before", open=False)
 
-    summary(Bulk(chosen, wording=DISCARD, get=_get).run(one), chosen, DISCARD, as_json=as_json)
+    summary(Bulk(selected, wording=DISCARD, get=_get).run(one), selected, DISCARD, as_json=as_json)
 
 
 @app.command()
 def reopen(
     numbers: Annotated[list[int], typer.Argument(help="Numbers of dead letters.", show_default=False)],
-    why: Annotated[str, typer.Option(help="Kept with it.", show_default=False)],
-    who: Who = None,
+    comment: Annotated[str, typer.Option(help="Kept with it.", show_default=False)],
+    actor: Who = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take the decision to discard back: the letter waits for a person again, and can be retried."""
-    r, decider = runtime(), me(who)
-    chosen = select.Chosen(numbers, more=False, left_out={})
+    """Take the decision to discard back: the dead letter waits for a person again, and can be retried."""
+    r, actor = runtime(), me(actor)
+    selected = select.Selected(numbers, more=False, left_out={})
 
     def one(number: int) -> Result:
-        letter = _get(number)
-        r.run(resolve.reopen(number, who=decider, why=why))
-        says = f"reopened; {command()} dead-letters retry {number} tries it again"
-        return Result(number, letter.request_id, "reopened", says, open=False)
+        dead_letter = _get(number)
+        r.run(resolve.reopen(number, actor=actor, comment=comment))
+        message = f"reopened; {command()} dead-letters retry {number} tries it again"
+        return Result(number, dead_letter.request_id, "reopened", message, open=False)
 
-    summary(Bulk(chosen, wording=REOPEN, get=_get).run(one), chosen, REOPEN, as_json=as_json)
+    summary(Bulk(selected, wording=REOPEN, get=_get).run(one), selected, REOPEN, as_json=as_json)
 
 
-def _choose(
-    numbers: list[int] | None, wanted: LetterFilter, everything: bool, limit: int | None, *, for_retry: bool
-) -> select.Chosen:
+def _select(
+    numbers: list[int] | None, wanted: DeadLetterFilter, everything: bool, limit: int | None, *, for_retry: bool
+) -> select.Selected:
     """What the arguments name: numbers as they are, else the open letters that match."""
     if numbers and (wanted or everything):
         raise typer.BadParameter("Give numbers, or filters, not both.")
     if numbers:
-        return select.Chosen(list(dict.fromkeys(numbers)), more=False, left_out={})
+        return select.Selected(list(dict.fromkeys(numbers)), more=False, left_out={})
     if not wanted and not everything:
         raise typer.BadParameter("Say which: numbers, filters like --kind or --reason, or --all.")
     closed = set(wanted.get("states") or ()) - set(OPEN)
     if closed:
-        raise typer.BadParameter(f"Nothing to do for letters that are {' or '.join(sorted(closed))}.")
+        raise typer.BadParameter(f"Nothing to do for dead letters that are {' or '.join(sorted(closed))}.")
     wanted["states"] = wanted.get("states") or OPEN
-    leave_out = select.but_not(wanted) if for_retry else ()
-    return runtime().run(select.choose(wanted, limit=limit, leave_out=leave_out))
+    leave_out = select.excluded_reasons(wanted) if for_retry else ()
+    return runtime().run(select.select_dead_letters(wanted, limit=limit, leave_out=leave_out))
 
 
-def _rehearse(chosen: select.Chosen, as_json: bool) -> None:
+def _preview(selected: select.Selected, as_json: bool) -> None:
     r = runtime()
-    bulk = Bulk(chosen, wording=REHEARSE, get=_get)
-    found = bulk.run(lambda number: Result.rehearsed(r.run(preview.rehearse(number, commands=r.commands))))
-    summary(found, chosen, REHEARSE, as_json=as_json)
+    bulk = Bulk(selected, wording=PREVIEW, get=_get)
+    found = bulk.run(lambda number: Result.previewed(r.run(preview.preview(number, commands=r.commands))))
+    summary(found, selected, PREVIEW, as_json=as_json)
 
 
-def _confirm(chosen: select.Chosen) -> None:
+def _confirm(selected: select.Selected) -> None:
     """Ask on a terminal; anywhere else --yes is the answer."""
-    ledger, numbers = runtime().ledger, chosen.numbers
+    ledger, numbers = runtime().ledger, selected.numbers
     reasons = ledger.count_reasons(numbers=numbers[:10_000])
     named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
     if not sys.stdin.isatty():
@@ -266,7 +266,7 @@ def _confirm(chosen: select.Chosen) -> None:
 
 
 def _get(number: int) -> DeadLetter:
-    letter = runtime().ledger.get_dead_letter(number)
-    if letter is None:
+    dead_letter = runtime().ledger.get_dead_letter(number)
+    if dead_letter is None:
         raise InvalidRequest(f"There is no dead letter {number}.")
-    return letter
+    return dead_letter

@@ -14,9 +14,9 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Ho
 Who = Annotated[str | None, typer.Option(help="Who decides; kept with it. Default: the user logged in.")]
 
 
-def me(who: str | None) -> str:
-    """Who decides: as --who says, else the user logged in."""
+def me(actor: str | None) -> str:
+    """Who decides: as --actor says, else the user logged in."""
     try:
-        return who or getpass.getuser()
+        return actor or getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         return "command line"

@@ -18,9 +18,9 @@ def refund(
     user_id: UserId,
     request_id: Annotated[str, typer.Argument(help="The charge's request_id.", show_default=False)],
     refund_id: Annotated[str, typer.Option("--id", help="The refund's own id, a case number say.", show_default=False)],
-    why: Annotated[str, typer.Option(help="Kept with the entry.", show_default=False)],
+    comment: Annotated[str, typer.Option(help="Kept with the entry.", show_default=False)],
     quota: Annotated[int | None, typer.Option(help="How much; without it all that is left of the charge.")] = None,
-    who: Who = None,
+    actor: Who = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a charge back, whole or in part, once per --id. It is booked with the next settlement.
@@ -28,7 +28,7 @@ def refund(
     What can't be booked, because more is asked for than is left of the charge, say, becomes a dead letter.
     """
     receipt = Bookkeeper(runtime()).refund_charge(
-        user_id=user_id, request_id=request_id, refund_id=refund_id, quota=quota, reason=f"{why} ({me(who)})"
+        user_id=user_id, request_id=request_id, refund_id=refund_id, quota=quota, reason=f"{comment} ({me(actor)})"
     )
     runtime().doorbell.close()  # a worker is called before this process ends
     if as_json:

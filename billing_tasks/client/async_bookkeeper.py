@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from billing_tasks.client.base import Gateway
+from billing_tasks.client.base import BookkeeperBase
 from billing_tasks.client.charge import Charge, why
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.errors import BillingError, ReservationClosed, Unavailable
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class AsyncBookkeeper(Gateway):
+class AsyncBookkeeper(BookkeeperBase):
     """Bookkeeper's methods with `await`; see there for what each means and raises."""
 
     def __init__(self, runtime: Runtime) -> None:

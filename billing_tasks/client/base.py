@@ -11,14 +11,14 @@ from billing_tasks.flows.requests.balance import available_quota
 from billing_tasks.holds.commands import Commands
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.ids import check_request_id, new_request_id, shorten
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt, Reservation
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.pricing import Price, RatioBook
 from billing_tasks.settings import Settings
 
 
-class Gateway:
+class BookkeeperBase:
     """Prices, checks arguments and picks the flow. Raises InvalidRequest before anything is touched."""
 
     def __init__(self, settings: Settings, commands: Commands) -> None:
@@ -86,7 +86,7 @@ class Gateway:
             if user_id is not None or request_id is not None:
                 raise InvalidRequest("refund_quota takes a reservation, or user_id= and request_id=, not both.")
             user_id, request_id = reservation.user_id, reservation.request_id
-        wanted = self._give_back(user_id, request_id, reason)
+        wanted = self._refund_request(user_id, request_id, reason)
         if self.settings.dispatch == "request":
             return refund.enqueue(wanted, commands=self._commands)
         return refund.release_hold(
@@ -103,15 +103,15 @@ class Gateway:
         if not refund_id:
             raise InvalidRequest("refund_id must not be empty: it tells a repeated refund from a second one.")
         amount = None if quota is None else check_int("quota", quota, 1)
-        wanted = self._give_back(user_id, request_id, reason, amount, refund_id)
+        wanted = self._refund_request(user_id, request_id, reason, amount, refund_id)
         if self.settings.dispatch == "request":
             return refund.enqueue(wanted, commands=self._commands)
         return refund.refund_charge(wanted, commands=self._commands)
 
-    def _give_back(
+    def _refund_request(
         self, user_id: object, request_id: object, reason: str, quota: int | None = None, refund_id: str = ""
-    ) -> GiveBack:
-        return GiveBack(
+    ) -> RefundRequest:
+        return RefundRequest(
             user_id=check_int("user_id", user_id, 1),
             request_id=check_request_id(request_id),
             reason=check_text("reason", reason, 2000),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from billing_tasks.client.base import Gateway
+from billing_tasks.client.base import BookkeeperBase
 from billing_tasks.client.charge import Charge, why
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.client.renewer import Renewer
@@ -31,7 +31,7 @@ from billing_tasks.settings import Settings, load_settings
 T = TypeVar("T")
 
 
-class Bookkeeper(Gateway):
+class Bookkeeper(BookkeeperBase):
     """Prices, reserves, consumes and refunds. Quota is int; errors are those of errors.py."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -13,5 +13,5 @@ balance.py what a user has available      watch.py     how much waits
 verify.py  the guarantees as code
 
 Shared: effects.py (what a flow may ask for), copies.py (accounts into Redis),
-letters.py (dead letters), choosing.py (which of them), releases.py (the event that a hold ended unused).
+dead letters.py (dead letters), choosing.py (which of them), releases.py (the event that a hold ended unused).
 """

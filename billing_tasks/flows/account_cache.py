@@ -14,7 +14,7 @@ from billing_tasks.holds.replies import Available
 from billing_tasks.model.account import TokenRow, UserRow
 
 
-def load_copies(*, user_id: int, token_id: int, began_ms: int, epoch: str, commands: Commands) -> Flow[None]:
+def load_accounts(*, user_id: int, token_id: int, began_ms: int, epoch: str, commands: Commands) -> Flow[None]:
     """Read user and token from PostgreSQL and put copies into Redis.
 
     `began_ms` and `epoch` are Redis's, from before the reading. Raises UserNotFound,
@@ -44,7 +44,7 @@ def clock_of(user_id: int, commands: Commands) -> Flow[Available | None]:
         return None
 
 
-def push_copies(
+def push_accounts(
     clock: Available | None, *, users: Iterable[UserRow], tokens: Iterable[TokenRow], commands: Commands
 ) -> Flow[None]:
     """Put rows that PostgreSQL just returned into Redis. Nothing is lost if Redis is away."""

@@ -15,8 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from billing_tasks.holds.commands import Command, Pipeline
-from billing_tasks.holds.connection.connection import AsyncWire
-from billing_tasks.holds.connection.pool import NoPlace
+from billing_tasks.holds.connection.connection import AsyncConnection
+from billing_tasks.holds.connection.pool import PoolTimeout
 from billing_tasks.holds.store import HoldStore, connection_options, unavailable, with_body
 
 R = TypeVar("R")
@@ -37,7 +37,7 @@ class AsyncHoldStore:
         self._plain = plain
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Any = None  # makes the connections; redis-py's types don't cover it
-        self._idle: list[AsyncWire] = []
+        self._idle: list[AsyncConnection] = []
         self._waiting: list[_Asked] = []
         self._trips: set[asyncio.Task[None]] = set()
         self._checking: asyncio.Task[None] | None = None
@@ -94,24 +94,24 @@ class AsyncHoldStore:
         self._depart()
 
     async def _travel(self, asked: list[_Asked]) -> None:
-        wire = self._idle.pop() if self._idle else self._open_wire()
+        connection = self._idle.pop() if self._idle else self._open_connection()
         commands = [command for command, _ in asked]
         replies: list[Any] = []
         try:
             async with asyncio.timeout(self.settings.redis_timeout_seconds):
                 try:
-                    await wire.exchange(commands, replies)
+                    await connection.exchange(commands, replies)
                 except redis.ConnectionError:
                     # It may have died with its server while it was idle; now it is opened anew.
                     replies.clear()
-                    await wire.exchange(commands, replies)
+                    await connection.exchange(commands, replies)
         except (redis.RedisError, TimeoutError) as exc:
             self._fail(asked[len(replies) :], exc)
         except BaseException:
-            _resolve(asked, [NoPlace("the program ends")] * len(asked))
+            _resolve(asked, [PoolTimeout("the program ends")] * len(asked))
             raise
         else:
-            self._idle.append(wire)
+            self._idle.append(connection)
         _resolve(asked, replies)
 
     def _fail(self, asked: list[_Asked], exc: Exception) -> None:
@@ -121,10 +121,10 @@ class AsyncHoldStore:
         if timed_out:
             # Whoever waited behind them would pay the same time-out, one trip after the other.
             waiting, self._waiting = self._waiting, []
-            _resolve(waiting, [NoPlace("it timed out for the calls before this one")] * len(waiting))
+            _resolve(waiting, [PoolTimeout("it timed out for the calls before this one")] * len(waiting))
 
-    def _open_wire(self) -> AsyncWire:
-        return AsyncWire(self._pool.make_connection(), behind_proxy=self.settings.redis_proxy)
+    def _open_connection(self) -> AsyncConnection:
+        return AsyncConnection(self._pool.make_connection(), behind_proxy=self.settings.redis_proxy)
 
     async def _ready(self) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from billing_tasks.holds.commands import Command, Pipeline, call
-from billing_tasks.holds.repairs import MOST_IN_A_SHARD, ForgetCopy, RecountAccount, Repair, RescheduleHold
+from billing_tasks.holds.repairs import MOST_IN_A_SHARD, ForgetAccount, RecountAccount, Repair, RescheduleHold
 from billing_tasks.holds.replies import OutboxEntry, parse_entry, parse_hold
 from billing_tasks.holds.store import HoldStore
 
@@ -26,7 +26,7 @@ _FIELDS = ("held", "unposted", "balance", "version", "loaded_epoch", "floor_epoc
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CachedAccount:
     """An account's hash. balance and version are None if it holds counters only or is of an older epoch."""
 
     shard: int
@@ -38,13 +38,13 @@ class Copy:
     version: int | None
 
     @property
-    def forget(self) -> ForgetCopy:
-        """The repair of a copy that PostgreSQL contradicts."""
-        return ForgetCopy(self.shard, self.which, self.id, self.version or 0)
+    def forget(self) -> ForgetAccount:
+        """The repair of a cached account that PostgreSQL contradicts."""
+        return ForgetAccount(self.shard, self.which, self.id, self.version or 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Off:
+class Discrepancy:
     """Something that does not add up."""
 
     what: str
@@ -58,13 +58,13 @@ class Off:
 class Snapshot:
     """What was seen in all shards."""
 
-    copies: list[Copy] = field(default_factory=list)
+    accounts: list[CachedAccount] = field(default_factory=list)
     epochs: dict[int, tuple[int, int]] = field(default_factory=dict)  # shard -> epoch, seq: read first
     in_outbox: Counter[tuple[int, int]] = field(default_factory=Counter)  # (shard, epoch) -> events
     open_holds: int = 0
     events: int = 0
     unjudged: int = 0  # accounts that seemed wrong in a shard too busy for the second look
-    off: list[Off] = field(default_factory=list)
+    off: list[Discrepancy] = field(default_factory=list)
 
 
 def audit(store: HoldStore) -> Snapshot:
@@ -84,31 +84,31 @@ def audit(store: HoldStore) -> Snapshot:
             weights["token", shard, entry.token_id] += entry.weight
         due.update(member.decode() for member in store.send(_raw("ZRANGE", keys.due(shard), 0, -1)))
     accounts = _scan(store, seen, due, holds)
-    seen.copies = list(accounts.values())
-    leaving = _leaving(store, seen.copies)
+    seen.accounts = list(accounts.values())
+    leaving = _leaving(store, seen.accounts)
     for key in holds.keys() | weights.keys() | accounts.keys():
-        copy = accounts.get(key)
+        account = accounts.get(key)
         expected = (holds[key], weights[key])
-        if expected != ((copy.held, copy.unposted) if copy else (0, 0)) or key in leaving:
+        if expected != ((account.held, account.unposted) if account else (0, 0)) or key in leaving:
             _second_look(store, seen, key)
     return seen
 
 
-def _leaving(store: HoldStore, copies: Iterable[Copy]) -> set[tuple[str, int, int]]:
+def _leaving(store: HoldStore, accounts: Iterable[CachedAccount]) -> set[tuple[str, int, int]]:
     """Accounts that explain something and would vanish all the same."""
     found = set()
-    for page in _pages([copy for copy in copies if copy.held or copy.unposted]):
+    for page in _pages([account for account in accounts if account.held or account.unposted]):
         keys = store.commands.keys
-        ttls = [_raw("TTL", keys.account(copy.shard, copy.which, copy.id)) for copy in page]
-        for copy, ttl in zip(page, store.send_all(Pipeline(tuple(ttls))), strict=True):
+        ttls = [_raw("TTL", keys.account(account.shard, account.which, account.id)) for account in page]
+        for account, ttl in zip(page, store.send_all(Pipeline(tuple(ttls))), strict=True):
             if int(ttl) >= 0:
-                found.add((copy.which, copy.shard, copy.id))
+                found.add((account.which, account.shard, account.id))
     return found
 
 
-def _pages(copies: list[Copy]) -> Iterator[list[Copy]]:
-    for at in range(0, len(copies), PAGE):
-        yield copies[at : at + PAGE]
+def _pages(accounts: list[CachedAccount]) -> Iterator[list[CachedAccount]]:
+    for at in range(0, len(accounts), PAGE):
+        yield accounts[at : at + PAGE]
 
 
 def _entries(store: HoldStore, shard: int) -> Iterator[OutboxEntry]:
@@ -123,11 +123,11 @@ def _entries(store: HoldStore, shard: int) -> Iterator[OutboxEntry]:
 
 def _scan(
     store: HoldStore, seen: Snapshot, due: set[str], holds: Counter[tuple[str, int, int]]
-) -> dict[tuple[str, int, int], Copy]:
+) -> dict[tuple[str, int, int], CachedAccount]:
     pattern = re.compile(
         re.escape(store.commands.keys.prefix) + r":\{s(\d+)\}:(hold(?=:.)|(?:user|token)(?=:\d+$)):(.+)"
     )
-    accounts: dict[tuple[str, int, int], Copy] = {}
+    accounts: dict[tuple[str, int, int], CachedAccount] = {}
     cursor = 0
     while True:
         cursor_raw, names = store.send(
@@ -141,7 +141,7 @@ def _scan(
             if which == "hold":
                 _count_hold(store, seen, shard, name, reply, due, holds)
             else:
-                accounts[which, shard, int(name)] = _copy(seen, shard, which, int(name), reply)
+                accounts[which, shard, int(name)] = _cached(seen, shard, which, int(name), reply)
         cursor = int(cursor_raw)
         if cursor == 0:
             return accounts
@@ -158,7 +158,7 @@ def _count_hold(
 ) -> None:
     hold = parse_hold(packed)
     if hold is None and packed is not None:
-        seen.off.append(Off("hold that no script wrote", request_id, 0, 1))
+        seen.off.append(Discrepancy("hold that no script wrote", request_id, 0, 1))
     if hold is None or hold.state != "held":
         return
     seen.open_holds += 1
@@ -168,21 +168,21 @@ def _count_hold(
         still = parse_hold(store.send(_raw("GET", store.commands.keys.hold(shard, request_id))))
         if still is not None and still.state == "held":
             repair = RescheduleHold(shard, request_id)
-            seen.off.append(Off("hold that would never expire", request_id, 0, hold.quota, repair))
+            seen.off.append(Discrepancy("hold that would never expire", request_id, 0, hold.quota, repair))
 
 
-def _copy(seen: Snapshot, shard: int, which: str, account_id: int, reply: list[Any]) -> Copy:
+def _cached(seen: Snapshot, shard: int, which: str, account_id: int, reply: list[Any]) -> CachedAccount:
     held, unposted, balance, version, loaded_epoch, floor_epoch = map(_number, reply)
     epoch = seen.epochs.get(shard, (0, 0))[0]
     loaded = loaded_epoch == epoch
-    return Copy(
+    return CachedAccount(
         shard,
         which,
         account_id,
         held or 0,
         unposted or 0,
         balance if loaded else None,
-        # Without a copy this epoch may still know that less than this version is old.
+        # Without a cached row this epoch may still know that less than this version is old.
         version if loaded or floor_epoch == epoch else None,
     )
 
@@ -212,11 +212,11 @@ def _second_look(store: HoldStore, seen: Snapshot, key: tuple[str, int, int]) ->
     held, unposted, holds, weights, ttl = counted
     repair = RecountAccount(shard, which, account_id)
     if held != holds:
-        seen.off.append(Off(f"{which}.held in Redis", str(account_id), holds, held, repair))
+        seen.off.append(Discrepancy(f"{which}.held in Redis", str(account_id), holds, held, repair))
     if unposted != weights:
-        seen.off.append(Off(f"{which}.unposted in Redis", str(account_id), weights, unposted, repair))
+        seen.off.append(Discrepancy(f"{which}.unposted in Redis", str(account_id), weights, unposted, repair))
     if ttl >= 0 and (holds or weights):
-        seen.off.append(Off(f"{which} that would vanish from Redis", str(account_id), -1, ttl, repair))
+        seen.off.append(Discrepancy(f"{which} that would vanish from Redis", str(account_id), -1, ttl, repair))
 
 
 def _raw(*words: Any) -> Command[Any]:

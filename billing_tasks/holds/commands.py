@@ -15,9 +15,9 @@ from billing_tasks.holds.keys import Keys
 from billing_tasks.holds.replies import (
     Available,
     Closed,
+    EpochState,
     HoldState,
     LeaseReply,
-    Life,
     OutboxEntry,
     Reserved,
     parse_entry,
@@ -201,13 +201,15 @@ class Commands:
     def load_user(self, row: UserRow, *, began_ms: int, epoch: str) -> Command[outcomes.Load]:
         """load.lua for a user"""
         shard = row.id % self.keys.shards
-        return self._load(shard, self.keys.user(row.id), (row.version, row.quota, user_facts(row)), began_ms, epoch)
+        return self._load(
+            shard, self.keys.user(row.id), (row.version, row.quota, user_attributes(row)), began_ms, epoch
+        )
 
     def load_token(self, row: TokenRow, *, began_ms: int, epoch: str) -> Command[outcomes.Load]:
         """load.lua for a token, in its owner's shard"""
         shard = row.user_id % self.keys.shards
         key = self.keys.token(row.user_id, row.id)
-        return self._load(shard, key, (row.version, row.remain_quota, token_facts(row)), began_ms, epoch)
+        return self._load(shard, key, (row.version, row.remain_quota, token_attributes(row)), began_ms, epoch)
 
     def _load(
         self, shard: int, key: str, row: tuple[int, int, str], began_ms: int, epoch: str
@@ -275,10 +277,10 @@ class Commands:
         rows: list[Any] = []
         for user in users:
             number = numbers.setdefault(k.user(user.id), len(numbers) + 3)
-            rows += (number, user.version, user.quota, user_facts(user))
+            rows += (number, user.version, user.quota, user_attributes(user))
         for token in tokens:
             number = numbers.setdefault(k.token(token.user_id, token.id), len(numbers) + 3)
-            rows += (number, token.version, token.remain_quota, token_facts(token))
+            rows += (number, token.version, token.remain_quota, token_attributes(token))
         events = [word for entry in entries for word in (entry.entry_id, entry.event)]
         return call(
             "settled",
@@ -325,18 +327,18 @@ class Commands:
             lambda reply: outcomes.Ring(text(reply[0])) is outcomes.Ring.RUNG,
         )
 
-    def life(self, shard: int) -> Command[Life]:
+    def life(self, shard: int) -> Command[EpochState]:
         """Epoch and highest seq of the shard, and what was left of the life before; zeros if it was never used."""
         words = ("HMGET", self.keys.meta(shard), "epoch", "seq", "before_epoch", "before_seq")
-        return Command(words, lambda reply: Life(*(int(number or 0) for number in reply)))
+        return Command(words, lambda reply: EpochState(*(int(number or 0) for number in reply)))
 
 
-def user_facts(row: UserRow) -> str:
+def user_attributes(row: UserRow) -> str:
     """What a reservation must know of a user beside the balance: "<status>"."""
     return row.status
 
 
-def token_facts(row: TokenRow) -> str:
+def token_attributes(row: TokenRow) -> str:
     """The same of a token: "<status> <user_id> <unlimited: 0 or 1> <expires_at in ms, or ->"."""
     expires_at = "-" if row.expires_at_ms is None else row.expires_at_ms
     return f"{row.status} {row.user_id} {int(row.unlimited_quota)} {expires_at}"

@@ -41,7 +41,7 @@ class RecountAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetCopy:
+class ForgetAccount:
     """Have a copy that PostgreSQL contradicts loaded again."""
 
     shard: int
@@ -75,4 +75,4 @@ class RescheduleHold:
         return f"let the hold of request {self.request_id} expire after its ttl"
 
 
-Repair: TypeAlias = RecountAccount | ForgetCopy | RescheduleHold
+Repair: TypeAlias = RecountAccount | ForgetAccount | RescheduleHold

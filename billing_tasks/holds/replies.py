@@ -17,13 +17,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Reply of reserve.lua; what `a` and `b` mean depends on the outcome."""
+    """Reply of reserve.lua; beside the outcome, clock and epoch only what the outcome tells is set."""
 
     outcome: outcomes.Reserve
-    a: int | str
-    b: int
     now_ms: int
     epoch: str
+    available: int = 0  # held: after it; refused: too little
+    expires_at_ms: int = 0  # held
+    age_ms: int = 0  # refused by what is cached: how old that is
+    closed_as: str = ""  # consumed, released or expired
+    backlog: int = 0  # events that wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class LeaseReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class EpochState:
     """One life of the server, as a shard's `meta` has it; `before_*`: what was left of the last one (0: nothing)."""
 
     epoch: int
@@ -152,10 +155,17 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
 
 def read_reserved(reply: list[Any]) -> Reserved:
     """Reply of reserve.lua."""
-    outcome, a, b, now_ms, epoch = reply
-    return Reserved(
-        outcomes.Reserve(outcome.decode()), a if isinstance(a, int) else a.decode(), b, now_ms, epoch.decode()
-    )
+    outcome, first, second = outcomes.Reserve(reply[0].decode()), reply[1], reply[2]
+    now_ms, epoch = reply[3], reply[4].decode()
+    match outcome:
+        case outcomes.Reserve.HELD | outcomes.Reserve.ALREADY_HELD:
+            return Reserved(outcome, now_ms, epoch, second, first)
+        case outcomes.Reserve.HOLD_CLOSED:
+            return Reserved(outcome, now_ms, epoch, closed_as=first.decode())
+        case outcomes.Reserve.BACKLOG_FULL:
+            return Reserved(outcome, now_ms, epoch, backlog=first)
+        case _:
+            return Reserved(outcome, now_ms, epoch, available=first, age_ms=second)
 
 
 def closed(enum: type[R]) -> Callable[[list[Any]], Closed[R]]:

@@ -15,8 +15,8 @@ from redis.retry import Retry
 
 from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.holds.commands import Command, Commands, Pipeline
-from billing_tasks.holds.connection.connection import Wire
-from billing_tasks.holds.connection.pool import Places
+from billing_tasks.holds.connection.connection import Connection
+from billing_tasks.holds.connection.pool import ConnectionPool
 from billing_tasks.holds.keys import Keys
 from billing_tasks.settings import Settings, redact
 
@@ -39,7 +39,7 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": settings.redis_timeout_seconds,
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "max_connections": settings.redis_connections,
-        "timeout": settings.redis_timeout_seconds,  # for a connection of `client`'s; the request path has connection/pool.py
+        "timeout": settings.redis_timeout_seconds,  # for connections of `client`; the request path has pool.py
         "protocol": 2,
         "client_name": "billing-tasks",
     }
@@ -75,18 +75,18 @@ class HoldStore:
         )
         self.client: Any = redis.Redis(connection_pool=self._pool)  # its types don't cover execute_command
         self.client.response_callbacks.clear()  # replies are read by the command, not by redis-py
-        self._places = Places(self._open_wire, settings.redis_connections, wait_seconds(settings))
+        self._connections = ConnectionPool(self._open_connection, settings.redis_connections, wait_seconds(settings))
         self._layout_checked = False
 
-    def _open_wire(self) -> Wire:
-        return Wire(self._pool.make_connection(), behind_proxy=self.settings.redis_proxy)
+    def _open_connection(self) -> Connection:
+        return Connection(self._pool.make_connection(), behind_proxy=self.settings.redis_proxy)
 
     def send(self, command: Command[R]) -> R:
         """One round trip. Raises Unavailable; then the command was perhaps applied."""
         if not self._layout_checked:
             self.check_layout()
         try:
-            (reply,) = self._places.exchange((command,))
+            (reply,) = self._connections.exchange((command,))
             return command.read(self._teach(command, reply) if isinstance(reply, redis.ResponseError) else reply)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
@@ -97,7 +97,7 @@ class HoldStore:
             self.check_layout()
         commands = pipeline.commands
         try:
-            replies = self._places.exchange(commands)
+            replies = self._connections.exchange(commands)
             for at, reply in enumerate(replies):
                 if isinstance(reply, redis.ResponseError):
                     replies[at] = self._teach(commands[at], reply)
@@ -113,7 +113,7 @@ class HoldStore:
         return self._exchange(Command(words, lambda reply: reply))
 
     def _exchange(self, command: Command[Any]) -> Any:
-        (reply,) = self._places.exchange((command,))
+        (reply,) = self._connections.exchange((command,))
         if isinstance(reply, redis.ResponseError):
             raise reply
         return reply
@@ -157,6 +157,6 @@ class HoldStore:
 
     def close(self) -> None:
         """Give the connections back. The store may be used again; it reconnects."""
-        self._places.close()
+        self._connections.close()
         self.client.close()
         self._pool.disconnect()

@@ -3,7 +3,7 @@
 Written in a transaction of its own, after the posting that failed was rolled back. A
 crash before it leaves the event in its outbox, from where it fails, and comes here, again.
 
-Every change of a letter and the line of its history are one statement.
+Every change of a dead letter and the line of its history are one statement.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, Final, Unpack
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from billing_tasks.ledger.models import Letter, LetterHistory
+from billing_tasks.ledger.models import DeadLetterRecord, HistoryRecord
 from billing_tasks.ledger.part import Part
-from billing_tasks.ledger.rows import DeadLetter, Happened, LetterEvent, LetterFilter, LetterState, Mark
+from billing_tasks.ledger.rows import DeadLetter, DeadLetterFilter, DeadLetterState, HistoryEntry, HistoryKind, Mark
 
-COLUMNS: Final = tuple(Letter.__table__.columns)
+COLUMNS: Final = tuple(DeadLetterRecord.__table__.columns)
 _LINE: Final = (
-    *(LetterHistory.at, LetterHistory.what, LetterHistory.who, LetterHistory.why),
-    *(LetterHistory.reason, LetterHistory.error, LetterHistory.attempt),
+    *(HistoryRecord.at, HistoryRecord.what, HistoryRecord.actor, HistoryRecord.comment),
+    *(HistoryRecord.reason, HistoryRecord.error, HistoryRecord.attempt),
 )
 #: Far more than a uuid; an index row takes no more than 2,700 bytes.
 _LONGEST_ID: Final = 200
@@ -31,10 +31,10 @@ _LONGEST_ERROR: Final = 4000
 #: Of each payload in a list: enough to see what it is, little enough for ten thousand of them.
 _PAYLOAD_IN_LISTS: Final = 4096
 _HAPPENED: Final = {
-    LetterState.RESOLVED: Happened.POSTED,
-    LetterState.DISCARDED: Happened.DISCARDED,
-    LetterState.RETRYING: Happened.REFUSED,
-    LetterState.FAILED: Happened.REFUSED,
+    DeadLetterState.RESOLVED: HistoryKind.POSTED,
+    DeadLetterState.DISCARDED: HistoryKind.DISCARDED,
+    DeadLetterState.RETRYING: HistoryKind.REFUSED,
+    DeadLetterState.FAILED: HistoryKind.REFUSED,
 }
 
 
@@ -51,7 +51,7 @@ class DeadLetters(Part):
         reason: str,
         error: str,
         fingerprint: str = "",
-        state: LetterState = LetterState.RETRYING,
+        state: DeadLetterState = DeadLetterState.RETRYING,
         next_attempt_seconds: float | None = None,
     ) -> tuple[DeadLetter, bool]:
         """Keep one event as it came. True: kept now; False: known before, only last_seen moves.
@@ -71,7 +71,7 @@ class DeadLetters(Part):
             "next_attempt_at": _in(next_attempt_seconds),
         }
         kept = (
-            insert(Letter)
+            insert(DeadLetterRecord)
             .values(values)
             .on_conflict_do_update(
                 constraint="dead_letters_are_kept_once", set_={"last_seen": sa.func.clock_timestamp()}
@@ -80,38 +80,42 @@ class DeadLetters(Part):
             .returning(*COLUMNS, sa.literal_column("xmax = 0").label("new"))
             .cte("kept")
         )
-        line = _line(Happened.KEPT, reason=kept.c.reason, error=kept.c.error)
+        line = _line(HistoryKind.KEPT, reason=kept.c.reason, error=kept.c.error)
         row = self._db.statement(_with_history(kept, line, only=kept.c.new))[0]
-        return letter_of(row[:-1]), bool(row.new)
+        return dead_letter_of(row[:-1]), bool(row.new)
 
     def get_dead_letter(self, letter_id: int) -> DeadLetter | None:
         """None if there is none."""
-        rows = self._db.statement(sa.select(*COLUMNS).where(Letter.id == letter_id))
-        return letter_of(rows[0]) if rows else None
+        rows = self._db.statement(sa.select(*COLUMNS).where(DeadLetterRecord.id == letter_id))
+        return dead_letter_of(rows[0]) if rows else None
 
     def dead_letters(
-        self, *, before_id: int | None = None, limit: int = 100, **wanted: Unpack[LetterFilter]
+        self, *, before_id: int | None = None, limit: int = 100, **wanted: Unpack[DeadLetterFilter]
     ) -> list[DeadLetter]:
         """Newest first. Payloads are cut to their first 4,096 bytes; `get_dead_letter` has all of one."""
         shown = [sa.func.substring(c, 1, _PAYLOAD_IN_LISTS) if c.key == "payload" else c for c in COLUMNS]
-        statement = sa.select(*shown).where(*_matching(wanted)).order_by(Letter.id.desc()).limit(limit)
+        statement = sa.select(*shown).where(*_matching(wanted)).order_by(DeadLetterRecord.id.desc()).limit(limit)
         if before_id is not None:
-            statement = statement.where(Letter.id < before_id)
-        return [letter_of(row) for row in self._db.statement(statement)]
+            statement = statement.where(DeadLetterRecord.id < before_id)
+        return [dead_letter_of(row) for row in self._db.statement(statement)]
 
     def dead_letter_numbers(
-        self, *, limit: int | None = None, but_not: Collection[str] = (), **wanted: Unpack[LetterFilter]
+        self, *, limit: int | None = None, excluded_reasons: Collection[str] = (), **wanted: Unpack[DeadLetterFilter]
     ) -> list[int]:
-        """Only the numbers, oldest first, without letters whose reason is in `but_not`."""
-        statement = sa.select(Letter.id).where(*_matching(wanted)).order_by(Letter.id).limit(limit)
-        if but_not:
-            statement = statement.where(Letter.reason.not_in(list(but_not)))
+        """Only the numbers, oldest first, without dead letters whose reason is in `excluded_reasons`."""
+        statement = sa.select(DeadLetterRecord.id).where(*_matching(wanted)).order_by(DeadLetterRecord.id).limit(limit)
+        if excluded_reasons:
+            statement = statement.where(DeadLetterRecord.reason.not_in(list(excluded_reasons)))
         return [row.id for row in self._db.statement(statement)]
 
-    def count_reasons(self, **wanted: Unpack[LetterFilter]) -> dict[str, int]:
-        """How many letters match, by reason."""
-        statement = sa.select(Letter.reason, sa.func.count()).where(*_matching(wanted)).group_by(Letter.reason)
-        return {row[0]: row[1] for row in self._db.statement(statement.order_by(Letter.reason))}
+    def count_reasons(self, **wanted: Unpack[DeadLetterFilter]) -> dict[str, int]:
+        """How many dead letters match, by reason."""
+        statement = (
+            sa.select(DeadLetterRecord.reason, sa.func.count())
+            .where(*_matching(wanted))
+            .group_by(DeadLetterRecord.reason)
+        )
+        return {row[0]: row[1] for row in self._db.statement(statement.order_by(DeadLetterRecord.reason))}
 
     def claim_dead_letters(
         self,
@@ -119,134 +123,141 @@ class DeadLetters(Part):
         limit: int,
         lease_seconds: float,
         due_only: bool = True,
-        but_not: Collection[str] = (),
-        who: str = "",
-        why: str = "",
-        **wanted: Unpack[LetterFilter],
+        excluded_reasons: Collection[str] = (),
+        actor: str = "",
+        comment: str = "",
+        **wanted: Unpack[DeadLetterFilter],
     ) -> list[DeadLetter]:
-        """Take letters to attempt them: they become `retrying`, one attempt more. Without states: those retrying.
+        """Take dead letters to attempt them: they become `retrying`, one attempt more. Without states: those retrying.
 
-        Whose turn was longest ago comes first, so letters that fail again don't starve the rest.
-        Two claims at once never return the same letter. Whoever claimed it has `lease_seconds` to mark it;
-        after that (the worker died, say) it is due again. `due_only=False` does not wait for a letter's
-        time, nor for another's lease. A failed letter has no time: it is due for whoever asks for failed ones.
+        Whose turn was longest ago comes first, so dead letters that fail again don't starve the rest.
+        Two claims at once never return the same dead letter. Whoever claimed it has `lease_seconds` to mark it;
+        after that (the worker died, say) it is due again. `due_only=False` does not wait for a dead letter's
+        time, nor for another's lease. A failed dead letter has no time: it is due for whoever asks for failed ones.
         """
-        wanted["states"] = wanted.get("states") or (LetterState.RETRYING,)
+        wanted["states"] = wanted.get("states") or (DeadLetterState.RETRYING,)
         due = (
-            sa.select(Letter.id)
+            sa.select(DeadLetterRecord.id)
             .where(*_matching(wanted))
-            .order_by(Letter.updated_at, Letter.id)
+            .order_by(DeadLetterRecord.updated_at, DeadLetterRecord.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
         if due_only:
-            due = due.where(sa.func.coalesce(Letter.next_attempt_at, sa.literal_column("'-infinity'")) <= sa.func.now())
-        if but_not:
-            due = due.where(Letter.reason.not_in(list(but_not)))
+            due = due.where(
+                sa.func.coalesce(DeadLetterRecord.next_attempt_at, sa.literal_column("'-infinity'")) <= sa.func.now()
+            )
+        if excluded_reasons:
+            due = due.where(DeadLetterRecord.reason.not_in(list(excluded_reasons)))
         # Materialized: planned as a join, the inner query could run, and lock, more than once.
-        chosen = due.cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
+        selected = due.cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
         claimed = (
-            sa.update(Letter)
-            .where(Letter.id == chosen.c.id)
+            sa.update(DeadLetterRecord)
+            .where(DeadLetterRecord.id == selected.c.id)
             .values(
-                state=LetterState.RETRYING.value,
-                attempts=Letter.attempts + 1,
+                state=DeadLetterState.RETRYING.value,
+                attempts=DeadLetterRecord.attempts + 1,
                 next_attempt_at=_in(lease_seconds),
                 updated_at=sa.func.now(),
             )
             .returning(*COLUMNS)
             .cte("claimed")
         )
-        line = _line(Happened.ATTEMPTED, who=who, why=why, attempt=claimed.c.attempts)
-        return sorted(map(letter_of, self._db.statement(_with_history(claimed, line))), key=lambda letter: letter.id)
+        line = _line(HistoryKind.ATTEMPTED, actor=actor, comment=comment, attempt=claimed.c.attempts)
+        return sorted(
+            map(dead_letter_of, self._db.statement(_with_history(claimed, line))),
+            key=lambda dead_letter: dead_letter.id,
+        )
 
     def give_up_lost_attempts(self, *, after_attempts: int) -> int:
-        """Letters that were claimed that often and never marked wait for a person from now on; how many.
+        """Dead letters that were claimed that often and never marked wait for a person from now on; how many.
 
-        Whoever attempts such a letter dies of it, or its messages are lost.
+        Whoever attempts such a dead letter dies of it, or its messages are lost.
         """
         given_up = (
-            sa.update(Letter)
+            sa.update(DeadLetterRecord)
             .where(
-                Letter.state == LetterState.RETRYING.value,
-                Letter.attempts >= after_attempts,
-                Letter.next_attempt_at <= sa.func.now(),
+                DeadLetterRecord.state == DeadLetterState.RETRYING.value,
+                DeadLetterRecord.attempts >= after_attempts,
+                DeadLetterRecord.next_attempt_at <= sa.func.now(),
             )
-            .values(state=LetterState.FAILED.value, next_attempt_at=None, updated_at=sa.func.now())
+            .values(state=DeadLetterState.FAILED.value, next_attempt_at=None, updated_at=sa.func.now())
             .returning(*COLUMNS)
             .cte("given_up")
         )
         error = "The last attempt was sent to a worker and never came back."
-        line = _line(Happened.REFUSED, reason="lost", error=error, attempt=given_up.c.attempts)
+        line = _line(HistoryKind.REFUSED, reason="lost", error=error, attempt=given_up.c.attempts)
         return len(self._db.statement(_with_history(given_up, line)))
 
     def mark_dead_letter(
         self,
         letter_id: int,
-        state: LetterState,
+        state: DeadLetterState,
         *,
-        what: Happened | None = None,
-        who: str = "",
-        why: str = "",
+        what: HistoryKind | None = None,
+        actor: str = "",
+        comment: str = "",
         reason: str | None = None,
         error: str | None = None,
         next_attempt_seconds: float | None = None,
         attempts: int = 0,
-        only_from: Collection[LetterState] = (),
+        only_from: Collection[DeadLetterState] = (),
     ) -> DeadLetter | None:
-        """Say how it went: the new state, who decided and why, which attempt it was. None: no such letter.
+        """Say how it went: the new state, who decided and why, which attempt it was. None: no such dead letter.
 
-        `only_from`: leave a letter alone that is in another state meanwhile; None then, too.
+        `only_from`: leave a dead letter alone that is in another state meanwhile; None then, too.
         """
         mark = Mark(
             state=state,
             what=what or _HAPPENED[state],
-            who=who,
-            why=why,
+            actor=actor,
+            comment=comment,
             reason=reason,
             error=error,
             attempts=attempts,
             next_attempt_seconds=next_attempt_seconds,
         )
         rows = self._db.statement(marking(letter_id, mark, only_from=only_from))
-        return letter_of(rows[0]) if rows else None
+        return dead_letter_of(rows[0]) if rows else None
 
-    def dead_letter_history(self, letter_id: int) -> list[LetterEvent]:
-        """All that happened to one letter, in order."""
-        statement = sa.select(*_LINE).where(LetterHistory.letter_id == letter_id).order_by(LetterHistory.id)
-        return [LetterEvent(row.at, Happened(row.what), *row[2:]) for row in self._db.statement(statement)]
+    def dead_letter_history(self, letter_id: int) -> list[HistoryEntry]:
+        """All that happened to one dead letter, in order."""
+        statement = sa.select(*_LINE).where(HistoryRecord.letter_id == letter_id).order_by(HistoryRecord.id)
+        return [HistoryEntry(row.at, HistoryKind(row.what), *row[2:]) for row in self._db.statement(statement)]
 
-    def count_dead_letters(self) -> dict[LetterState, int]:
+    def count_dead_letters(self) -> dict[DeadLetterState, int]:
         """How many there are in each state, zeros included."""
-        counts = dict.fromkeys(LetterState, 0)
-        for state, count in self._db.statement(sa.select(Letter.state, sa.func.count()).group_by(Letter.state)):
-            counts[LetterState(state)] = count
+        counts = dict.fromkeys(DeadLetterState, 0)
+        for state, count in self._db.statement(
+            sa.select(DeadLetterRecord.state, sa.func.count()).group_by(DeadLetterRecord.state)
+        ):
+            counts[DeadLetterState(state)] = count
         return counts
 
 
-def marking(letter_id: int, mark: Mark, *, only_from: Collection[LetterState] = ()) -> sa.Select[Any]:
-    """The statement that marks a letter and notes it in its history; its row is the letter."""
+def marking(letter_id: int, mark: Mark, *, only_from: Collection[DeadLetterState] = ()) -> sa.Select[Any]:
+    """The statement that marks a dead letter and notes it in its history; its row is the dead letter."""
     changes: dict[str, Any] = {
         "state": mark.state.value,
         "next_attempt_at": _in(mark.next_attempt_seconds),
-        "handled_by": _printable(mark.who, _LONGEST_ID),
-        "handled_why": _printable(mark.why, _LONGEST_ERROR),
-        "attempts": sa.func.greatest(Letter.attempts, mark.attempts),
+        "handled_by": _printable(mark.actor, _LONGEST_ID),
+        "handled_comment": _printable(mark.comment, _LONGEST_ERROR),
+        "attempts": sa.func.greatest(DeadLetterRecord.attempts, mark.attempts),
         "updated_at": sa.func.now(),
     }
     if mark.reason is not None:
         changes["reason"] = _printable(mark.reason, _LONGEST_ID)
     if mark.error is not None:
         changes["error"] = _printable(mark.error, _LONGEST_ERROR)
-    update = sa.update(Letter).where(Letter.id == letter_id).values(changes).returning(*COLUMNS)
+    update = sa.update(DeadLetterRecord).where(DeadLetterRecord.id == letter_id).values(changes).returning(*COLUMNS)
     if only_from:
-        update = update.where(Letter.state.in_([state.value for state in only_from]))
+        update = update.where(DeadLetterRecord.state.in_([state.value for state in only_from]))
     marked = update.cte("marked")
-    refused = mark.what is Happened.REFUSED
+    refused = mark.what is HistoryKind.REFUSED
     line = _line(
         mark.what,
-        who=mark.who,
-        why=mark.why,
+        actor=mark.actor,
+        comment=mark.comment,
         reason=marked.c.reason if refused else "",
         error=marked.c.error if refused else "",
         attempt=mark.attempts or None,
@@ -255,12 +266,12 @@ def marking(letter_id: int, mark: Mark, *, only_from: Collection[LetterState] = 
 
 
 def _line(
-    what: Happened, *, who: str = "", why: str = "", reason: Any = "", error: Any = "", attempt: Any = None
+    what: HistoryKind, *, actor: str = "", comment: str = "", reason: Any = "", error: Any = "", attempt: Any = None
 ) -> dict[str, Any]:
     return {
         "what": what.value,
-        "who": _printable(who, _LONGEST_ID),
-        "why": _printable(why, _LONGEST_ERROR),
+        "actor": _printable(actor, _LONGEST_ID),
+        "comment": _printable(comment, _LONGEST_ERROR),
         "reason": reason,
         "error": error,
         "attempt": attempt,
@@ -270,8 +281,8 @@ def _line(
 def _with_history(
     changed: sa.CTE, line: dict[str, Any], *, only: sa.ColumnElement[bool] | None = None
 ) -> sa.Select[Any]:
-    """The changed letters; for each of them a line of history is added."""
-    columns = LetterHistory.__table__.c
+    """The changed dead letters; for each of them a line of history is added."""
+    columns = HistoryRecord.__table__.c
     values = [
         (value if isinstance(value, sa.ColumnElement) else sa.literal(value, columns[name].type)).label(name)
         for name, value in line.items()
@@ -279,35 +290,35 @@ def _with_history(
     lines = sa.select(changed.c.id, *values)
     if only is not None:
         lines = lines.where(only)
-    noted = sa.insert(LetterHistory).from_select(["letter_id", *line], lines, include_defaults=False)
-    return sa.select(changed).add_cte(noted.returning(LetterHistory.id).cte("noted"))
+    noted = sa.insert(HistoryRecord).from_select(["letter_id", *line], lines, include_defaults=False)
+    return sa.select(changed).add_cte(noted.returning(HistoryRecord.id).cte("noted"))
 
 
-def _matching(wanted: LetterFilter) -> list[sa.ColumnElement[bool]]:
+def _matching(wanted: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if numbers := wanted.get("numbers"):
-        conditions.append(Letter.id.in_(list(numbers)))
+        conditions.append(DeadLetterRecord.id.in_(list(numbers)))
     if states := wanted.get("states"):
-        conditions.append(Letter.state.in_([state.value for state in states]))
+        conditions.append(DeadLetterRecord.state.in_([state.value for state in states]))
     if (kind := wanted.get("kind")) is not None:
-        conditions.append(Letter.kind == _printable(kind, _LONGEST_ID))
+        conditions.append(DeadLetterRecord.kind == _printable(kind, _LONGEST_ID))
     if (user_id := wanted.get("user_id")) is not None:
-        conditions.append(Letter.user_id == user_id)
+        conditions.append(DeadLetterRecord.user_id == user_id)
     if request_ids := wanted.get("request_ids"):
-        conditions.append(Letter.request_id.in_([_printable(text, _LONGEST_ID) for text in request_ids]))
+        conditions.append(DeadLetterRecord.request_id.in_([_printable(text, _LONGEST_ID) for text in request_ids]))
     if (reason := wanted.get("reason")) is not None:
-        conditions.append(Letter.reason == _printable(reason, _LONGEST_ID))
+        conditions.append(DeadLetterRecord.reason == _printable(reason, _LONGEST_ID))
     if (since := wanted.get("since")) is not None:
-        conditions.append(Letter.first_seen >= since)
+        conditions.append(DeadLetterRecord.first_seen >= since)
     if (before := wanted.get("before")) is not None:
-        conditions.append(Letter.first_seen < before)
+        conditions.append(DeadLetterRecord.first_seen < before)
     return conditions
 
 
-def letter_of(row: Sequence[Any]) -> DeadLetter:
-    """The letter that COLUMNS were selected of."""
+def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
+    """The dead letter that COLUMNS were selected of."""
     values = dict(zip((column.key for column in COLUMNS), row, strict=True))
-    values["state"] = LetterState(values["state"])
+    values["state"] = DeadLetterState(values["state"])
     values["payload"] = bytes(values["payload"])
     return DeadLetter(**values)
 

@@ -174,7 +174,7 @@ class IncidentRecord(Base):
     unseen_to: Mapped[datetime | None]
 
 
-class Letter(Base):
+class DeadLetterRecord(Base):
     __tablename__ = "dead_letters"
     __table_args__ = (
         sa.UniqueConstraint("kind", "request_id", "fingerprint", name="dead_letters_are_kept_once"),
@@ -193,22 +193,22 @@ class Letter(Base):
     attempts: Mapped[int] = mapped_column(sa.Integer(), server_default="0")
     next_attempt_at: Mapped[datetime | None]
     handled_by: Mapped[str] = mapped_column(server_default="")
-    handled_why: Mapped[str] = mapped_column(server_default="")
+    handled_comment: Mapped[str] = mapped_column("handled_why", key="handled_comment", server_default="")
     first_seen: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     last_seen: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
-class LetterHistory(Base):
+class HistoryRecord(Base):
     __tablename__ = "dead_letter_history"
     __table_args__ = (sa.Index("dead_letter_history_by_letter", "letter_id", "id"),)
 
     id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
-    letter_id: Mapped[int] = mapped_column(sa.ForeignKey(Letter.id))
+    letter_id: Mapped[int] = mapped_column(sa.ForeignKey(DeadLetterRecord.id))
     at: Mapped[datetime] = mapped_column(server_default=sa.func.clock_timestamp())
     what: Mapped[str]
-    who: Mapped[str] = mapped_column(server_default="")
-    why: Mapped[str] = mapped_column(server_default="")
+    actor: Mapped[str] = mapped_column("who", key="actor", server_default="")
+    comment: Mapped[str] = mapped_column("why", key="comment", server_default="")
     reason: Mapped[str] = mapped_column(server_default="")
     error: Mapped[str] = mapped_column(server_default="")
     attempt: Mapped[int | None] = mapped_column(sa.Integer())

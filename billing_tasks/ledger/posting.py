@@ -19,7 +19,7 @@ from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.part import Part
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import Posted, PostedBatch
+from billing_tasks.model.posting import PostedBatch, PostOutcome
 
 _POST_BATCH: Final = sa.text(
     "select outcomes, users, tokens from billing.post_batch("
@@ -31,7 +31,7 @@ _POST_REFUND: Final = sa.text(
 )
 
 
-_outcomes = msgspec.json.Decoder(list[Posted])
+_outcomes = msgspec.json.Decoder(list[PostOutcome])
 
 
 class Posting(Part):
@@ -67,7 +67,7 @@ class Posting(Part):
                 "last_seq": last_seq,
             },
         )[0]
-        outcomes = [Posted.POSTED] * len(batch) if row.outcomes is None else _outcomes.decode(row.outcomes)
+        outcomes = [PostOutcome.POSTED] * len(batch) if row.outcomes is None else _outcomes.decode(row.outcomes)
         return _answer(outcomes, row)
 
     def post_refund(self, shard: int, event: Event) -> PostedBatch:
@@ -78,7 +78,7 @@ class Posting(Part):
         row = self._db.statement(
             _POST_REFUND, {"shard": shard, "event": _encoded(lambda: events.encode(event).decode())}
         )[0]
-        return _answer([Posted(row.outcome)], row)
+        return _answer([PostOutcome(row.outcome)], row)
 
 
 def post_one(connection: sa.Connection, shard: int, event: Event) -> PostedBatch:
@@ -86,10 +86,10 @@ def post_one(connection: sa.Connection, shard: int, event: Event) -> PostedBatch
     if event.kind is Kind.REFUND:
         values: dict[str, object] = {"shard": shard, "event": _encoded(lambda: events.encode(event).decode())}
         row = connection.execute(_POST_REFUND, values).one()
-        return _answer([Posted(row.outcome)], row)
+        return _answer([PostOutcome(row.outcome)], row)
     values = {"shard": shard, "events": _encoded(lambda: events.encode_all([event]))}
     row = connection.execute(_POST_BATCH, {**values, "epoch": None, "first_seq": None, "last_seq": None}).one()
-    return _answer([Posted.POSTED] if row.outcomes is None else _outcomes.decode(row.outcomes), row)
+    return _answer([PostOutcome.POSTED] if row.outcomes is None else _outcomes.decode(row.outcomes), row)
 
 
 def _encoded(encode: Callable[[], str]) -> str:
@@ -99,5 +99,5 @@ def _encoded(encode: Callable[[], str]) -> str:
         raise LedgerRefusedData(f"An event can't be written as JSON: {exc}") from None
 
 
-def _answer(outcomes: list[Posted], row: Record) -> PostedBatch:
+def _answer(outcomes: list[PostOutcome], row: Record) -> PostedBatch:
     return PostedBatch(outcomes, columns.users_from_json(row.users), columns.tokens_from_json(row.tokens))

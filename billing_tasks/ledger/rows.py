@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypedDict
 
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class EntryRow:
     created_at: datetime  # when it was booked
 
 
-class LetterState(StrEnum):
+class DeadLetterState(StrEnum):
     """Where a dead letter stands."""
 
     RETRYING = "retrying"  # tried again by itself at next_attempt_at
@@ -63,11 +63,11 @@ class LetterState(StrEnum):
     DISCARDED = "discarded"  # a person decided that it is not booked
 
 
-#: States in which a letter may still be booked.
-OPEN = (LetterState.RETRYING, LetterState.FAILED)
+#: States in which a dead letter may still be booked.
+OPEN = (DeadLetterState.RETRYING, DeadLetterState.FAILED)
 
 
-class Happened(StrEnum):
+class HistoryKind(StrEnum):
     """What may happen to a dead letter."""
 
     KEPT = "kept"
@@ -79,11 +79,11 @@ class Happened(StrEnum):
     REOPENED = "reopened"
 
 
-class LetterFilter(TypedDict, total=False):
+class DeadLetterFilter(TypedDict, total=False):
     """Which dead letters. Every part that is given must match; an empty collection matches all."""
 
     numbers: Collection[int]
-    states: Collection[LetterState]
+    states: Collection[DeadLetterState]
     kind: str | None
     user_id: int | None
     request_ids: Collection[str]
@@ -104,11 +104,11 @@ class DeadLetter:
     payload: bytes
     reason: str  # a code
     error: str  # a sentence
-    state: LetterState
+    state: DeadLetterState
     attempts: int
     next_attempt_at: datetime | None  # None: not by itself
     handled_by: str
-    handled_why: str
+    handled_comment: str
     first_seen: datetime
     last_seen: datetime
     updated_at: datetime
@@ -120,13 +120,13 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterEvent:
+class HistoryEntry:
     """One line of a dead letter's history."""
 
     at: datetime
-    what: Happened
-    who: str  # "": nobody asked
-    why: str  # in the words of who asked
+    what: HistoryKind
+    actor: str  # "": nobody asked
+    comment: str  # in the words of who asked
     reason: str  # a code
     error: str  # a sentence
     attempt: int | None
@@ -136,10 +136,10 @@ class LetterEvent:
 class Mark:
     """How it went with a dead letter: its new state, and the line of its history."""
 
-    state: LetterState
-    what: Happened
-    who: str = ""
-    why: str = ""
+    state: DeadLetterState
+    what: HistoryKind
+    actor: str = ""
+    comment: str = ""
     reason: str | None = None  # None: as it was
     error: str | None = None  # None: as it was
     attempts: int = 0  # how many were made at least
@@ -147,24 +147,24 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RequestState:
     """What the ledger knows about a request and the accounts an event names."""
 
     token_user: int | None  # whose token it is; None: there is no such token
     charged: int | None  # None: nothing was consumed under this request_id
     charged_user: int | None
-    given_back: int  # by refunds, so far
+    refunded: int  # by refunds, so far
     refund_quota: int | None  # booked under this refund_id; None: nothing
     released: bool  # its hold ended unused
     expired: bool  # ... because nobody came back
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class PostPreview:
     """What the ledger would answer to an event now, and what it knows about it."""
 
-    outcome: Posted
-    standing: Standing
+    outcome: PostOutcome
+    state: RequestState
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from billing_tasks.model.account import TokenRow, UserRow
 
 
-class Posted(StrEnum):
+class PostOutcome(StrEnum):
     """What the ledger answers for one event."""
 
     POSTED = "posted"  # booked now
@@ -22,13 +22,13 @@ class Posted(StrEnum):
     @property
     def booked(self) -> bool:
         """True if the ledger now holds the event, whoever booked it."""
-        return self in (Posted.POSTED, Posted.DUPLICATE)
+        return self in (PostOutcome.POSTED, PostOutcome.DUPLICATE)
 
 
 @dataclass(frozen=True, slots=True)
 class PostedBatch:
     """The ledger's answer to a batch: one outcome per event, and every account named, as it is now."""
 
-    outcomes: list[Posted]
+    outcomes: list[PostOutcome]
     users: list[UserRow]
     tokens: list[TokenRow]

@@ -1,4 +1,4 @@
-"""GiveBack: a refund as it was asked for, by a caller or in a message."""
+"""RefundRequest: a refund as it was asked for, by a caller or in a message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from billing_tasks.model.events import Event, Kind, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
+class RefundRequest:
     """A refund as it was asked for, checked."""
 
     user_id: int

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Task
 
 from billing_tasks.broker import names
-from billing_tasks.broker.decode import consume_log_from, give_back_from
+from billing_tasks.broker.decode import consume_log_from, refund_request_from
 from billing_tasks.errors import BillingError, InvalidRequest, Refused, Unavailable
 from billing_tasks.flows.audit import reconcile, verify
 from billing_tasks.flows.dead_letters import preview, record, retry, select
@@ -59,16 +59,16 @@ def _attempt(number: object, count: object, asked: dict[str, Any]) -> dict[str, 
     r = runtime()
     number = check_int("dead_letter", number, 1)
     count = None if count is None else check_int("attempt", count, 1, 1_000_000)
-    who = check_text("who", asked.get("who") or "worker", 200)
-    why = check_text("why", asked.get("why") or "", 2000)
-    flow = retry.attempt(number, who=who, why=why, commands=r.commands, settings=r.settings, count=count)
+    actor = check_text("actor", asked.get("actor") or "worker", 200)
+    comment = check_text("comment", asked.get("comment") or "", 2000)
+    flow = retry.attempt(number, actor=actor, comment=comment, commands=r.commands, settings=r.settings, count=count)
     try:
         return r.run(flow).as_dict()
     except BillingError:
         raise
     except Exception as exc:
-        # A bug of ours. Without a mark the letter would be due again, and meet it again, every five minutes for ever.
-        r.run(retry.broke(number, repr(exc), who=who, settings=r.settings, count=count))
+        # A bug of ours. Without a mark the dead letter would be due again, and meet it again, every five minutes.
+        r.run(retry.broke(number, repr(exc), actor=actor, settings=r.settings, count=count))
         raise
 
 
@@ -107,7 +107,7 @@ def refund_one(
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
     try:
-        receipt = r.run(refund.give_back(give_back_from(payload), commands=r.commands))
+        receipt = r.run(refund.request(refund_request_from(payload), commands=r.commands))
     except Refused as exc:
         r.run(record.keep([record.of_message("refund", payload, exc, task_id=self.request.id)]))
         raise
@@ -116,11 +116,11 @@ def refund_one(
 
 @app.task(base=BillingTask, name=names.RETRY_FAILED, resultrepr_maxsize=16_384)
 def retry_failed(
-    limit: int = 100, due_only: bool = False, dry_run: bool = False, who: str = "", why: str = "", **asked: Any
+    limit: int = 100, due_only: bool = False, dry_run: bool = False, actor: str = "", comment: str = "", **asked: Any
 ) -> dict[str, object]:
     """Send dead letters once more, each as a task of its own, or say what that would do. For operators and beat.
 
-    An argument that is not known is refused and not ignored: as a filter it would have kept letters out.
+    An argument that is not known is refused and not ignored: as a filter it would have kept dead letters out.
     """
     r = runtime()
     limit = check_int("limit", limit, 1, 10_000)
@@ -128,10 +128,10 @@ def retry_failed(
         return r.run(retry.send_again(limit=limit, due_only=True, settings=r.settings)).as_dict()
     wanted = select.filter_from(asked)
     if dry_run:
-        return r.run(preview.rehearse_all(limit=limit, commands=r.commands, wanted=wanted)).as_dict()
-    who = check_text("who", who, 200) or names.RETRY_FAILED
-    why = check_text("why", why, 2000)
-    sent = retry.send_again(limit=limit, due_only=False, settings=r.settings, who=who, why=why, **wanted)
+        return r.run(preview.preview_all(limit=limit, commands=r.commands, wanted=wanted)).as_dict()
+    actor = check_text("actor", actor, 200) or names.RETRY_FAILED
+    comment = check_text("comment", comment, 2000)
+    sent = retry.send_again(limit=limit, due_only=False, settings=r.settings, actor=actor, comment=comment, **wanted)
     return r.run(sent).as_dict()
 
 

@@ -142,10 +142,10 @@ def test_the_last_thing_printed_are_the_targets_with_their_figures() -> None:
 
 
 def test_measures_are_chosen_by_name_and_run_in_their_order() -> None:
-    assert command.chosen("drain,reserve", "") == ["reserve", "drain"]
-    assert command.chosen("", "growth,drain") == [name for name in MEASURES if name not in ("growth", "drain")]
+    assert command.selected("drain,reserve", "") == ["reserve", "drain"]
+    assert command.selected("", "growth,drain") == [name for name in MEASURES if name not in ("growth", "drain")]
     with pytest.raises(typer.BadParameter, match="no measure sleep"):
-        command.chosen("sleep", "")
+        command.selected("sleep", "")
 
 
 def test_every_size_says_the_same_things() -> None:

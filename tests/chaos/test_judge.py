@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.books import BookedRefund, BookedTopUp, Books, Copy, Entry, OpenLetter, Row
+from chaos.books import BookedRefund, BookedTopUp, Books, Copy, Entry, OpenDeadLetter, Row
 from chaos.journal import Journal, Line, Step, Watch, encode, read_journals
 from chaos.judge import Verdict, Wrong, judge
 from chaos.stories import read_stories
@@ -130,12 +130,12 @@ def test_usage_that_was_accepted_and_not_booked_is_lost(case: Case) -> None:
 
 def test_usage_in_an_open_dead_letter_is_not_lost_but_counted(case: Case) -> None:
     case.without("second")
-    case.books.letters.append(OpenLetter(1, "consume", "second", "", "malformed", "failed"))
+    case.books.dead_letters.append(OpenDeadLetter(1, "consume", "second", "", "malformed", "failed"))
 
     verdict = case.judged()
     assert verdict.ok
-    assert verdict.told_and_in_letters == 1
-    assert verdict.letters_open == {"consume: malformed, failed": 1}
+    assert verdict.told_and_in_dead_letters == 1
+    assert verdict.dead_letters_still_open == {"consume: malformed, failed": 1}
 
 
 def test_a_charge_below_the_usage_is_lost(case: Case) -> None:
@@ -155,7 +155,7 @@ def test_a_refund_that_was_accepted_and_not_booked_is_lost(case: Case) -> None:
 def test_a_refund_in_an_open_dead_letter_is_not_lost(case: Case) -> None:
     case.without("refund-1")
     case.books.refunds.clear()
-    case.books.letters.append(OpenLetter(1, "refund", "first", "case-1", "no_charge", "retrying"))
+    case.books.dead_letters.append(OpenDeadLetter(1, "refund", "first", "case-1", "no_charge", "retrying"))
 
     assert case.judged().ok
 

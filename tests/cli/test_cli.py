@@ -148,21 +148,21 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(run: Run, billing: 
     for refund_id in ("a", "b"):
         billing.bk.refund_charge(user_id=payer[0], request_id=request_id, refund_id=refund_id, quota=10)
     billing.settle()
-    second, first = (letter["id"] for letter in as_json(run("dead-letters", "list", "--json")))
+    second, first = (dead_letter["id"] for dead_letter in as_json(run("dead-letters", "list", "--json")))
     assert "no_charge" in run("dead-letters", "list", "--kind", "refund").output
     assert f"dead-letters retry {first}" in run("dead-letters", "show", first).output
     assert "still refused, no_charge" in run("dead-letters", "retry", first, status=1).output
 
-    run("dead-letters", "discard", second, "--why", "asked for twice", "--who", "ann")
+    run("dead-letters", "discard", second, "--comment", "asked for twice", "--actor", "ann")
     shown = as_json(run("dead-letters", "show", second, "--json"))
-    assert (shown["state"], shown["handled_by"], shown["handled_why"]) == ("discarded", "ann", "asked for twice")
+    assert (shown["state"], shown["handled_by"], shown["handled_comment"]) == ("discarded", "ann", "asked for twice")
 
     log = {"user_id": payer[0], "token_id": payer[1], "channel_id": 3, "quota": 50, "request_id": request_id}
     from billing_tasks import ConsumeLog
 
     billing.bk.consume(ConsumeLog(**log))
     billing.settle()
-    assert "booked now" in run("dead-letters", "retry", "--all", "--who", "ann").output
+    assert "booked now" in run("dead-letters", "retry", "--all", "--actor", "ann").output
     assert "had been booked before, nothing charged again" in run("dead-letters", "retry", first).output
     assert "No dead letters." in run("dead-letters", "list").output
     assert billing.accounts.user(payer[0]).used_quota == 40

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from billing_tasks import errors
 from billing_tasks.broker import names
 from billing_tasks.celery import app
-from billing_tasks.ledger.models import Letter
+from billing_tasks.ledger.models import DeadLetterRecord
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.settings import Settings
 from tests.docs.conftest import PAGES, ROOT
@@ -69,7 +69,9 @@ def test_every_script_is_in_the_reference() -> None:
 
 def test_every_table_is_in_the_reference() -> None:
     page = (REFERENCE / "tables.md").read_text(encoding="utf-8")
-    assert {name for name in Letter.metadata.tables if f"`{name.removeprefix('billing.')}`" not in page} == set()
+    assert {
+        name for name in DeadLetterRecord.metadata.tables if f"`{name.removeprefix('billing.')}`" not in page
+    } == set()
 
 
 def test_every_decision_has_a_decision_line_and_is_listed() -> None:

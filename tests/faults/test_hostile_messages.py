@@ -134,7 +134,7 @@ def goes_on(site: Site, payer: Payer, times: int = 1) -> None:
     assert site.alive()
 
 
-def letters(site: Site) -> int:
+def dead_letters(site: Site) -> int:
     return int(site.billing.sql("select count(*) from billing.dead_letters")[0][0])
 
 
@@ -162,7 +162,7 @@ def test_unreadable_messages_are_kept_beside_the_queue(site: Site) -> None:
 
 
 def test_what_a_task_refuses_is_kept_as_it_came(site: Site) -> None:
-    payer, before = site.billing.payer(), letters(site)
+    payer, before = site.billing.payer(), dead_letters(site)
     push(site, *(message([[], usage(payer, **wrong), {}]) for wrong in REFUSED))
     push(site, message([[usage(payer)], {}, {}]))  # args, where kwargs are meant
     push(
@@ -175,7 +175,7 @@ def test_what_a_task_refuses_is_kept_as_it_came(site: Site) -> None:
     push(site, message(nested(50)))
     goes_on(site, payer)
     expected = len(REFUSED) + 1 + 5 + 1
-    eventually(lambda: letters(site) >= before + expected, what=f"{expected} letters are kept")
+    eventually(lambda: dead_letters(site) >= before + expected, what=f"{expected} dead letters are kept")
     (kept,) = site.billing.sql(
         "select payload from billing.dead_letters where user_id is null and payload::text like %s",
         "%" + b'"args": [{'.hex() + "%",
@@ -250,10 +250,10 @@ def test_messages_with_random_parts_replaced_end_no_worker(site: Site, seed: int
 
 
 def test_a_producer_with_celery_itself_is_told_by_dead_letters(site: Site) -> None:
-    before = letters(site)
+    before = dead_letters(site)
     producer = Celery(broker=site.billing.settings.celery_broker_url, set_as_current=False)
     send: Callable[..., Any] = producer.send_task
     send("billing.consume", args=[1, 2, 3])
     send("billing.refund", args=["x"], kwargs={"user_id": 1})
     producer.close()
-    eventually(lambda: letters(site) == before + 2)
+    eventually(lambda: dead_letters(site) == before + 2)

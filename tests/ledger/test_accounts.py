@@ -37,14 +37,14 @@ def test_an_account_that_does_not_exist_is_none(ledger, payer):
 
 
 def test_ids_may_be_chosen_and_are_never_handed_out_again(ledger):
-    chosen = ledger.create_user().id + 3
-    ledger.create_user(chosen)
+    selected = ledger.create_user().id + 3
+    ledger.create_user(selected)
 
     ids = [ledger.create_user().id for _ in range(4)]
 
-    assert min(ids) > chosen
+    assert min(ids) > selected
     with pytest.raises(IdempotencyConflict):
-        ledger.create_user(chosen, quota=5)
+        ledger.create_user(selected, quota=5)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from billing_tasks.ledger import upgrade
 from billing_tasks.ledger.migrations import pending
 from billing_tasks.model import events
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
 T = TypeVar("T")
 
@@ -48,13 +48,13 @@ def test_overlapping_batches_in_different_order_never_deadlock_and_count_each_ev
     payers = [new_payer() for _ in range(10)]
     batch = [random.choice(payers).consume(n, channel_id=10**9 + n % 7) for n in range(1, 201)]
 
-    def shuffled() -> list[Posted]:
+    def shuffled() -> list[PostOutcome]:
         mine = random.sample(batch, 150)
         return ledger.post_batch(shard, mine).outcomes
 
     answers = at_once(*[shuffled] * 8)
 
-    assert {outcome for outcomes in answers for outcome in outcomes} <= {Posted.POSTED, Posted.DUPLICATE}
+    assert {outcome for outcomes in answers for outcome in outcomes} <= {PostOutcome.POSTED, PostOutcome.DUPLICATE}
     ledger.post_batch(shard, batch)
     assert sum(ledger.get_user(p.user.id).used_quota for p in payers) == sum(range(1, 201))
 
@@ -67,7 +67,7 @@ def test_two_shards_posting_the_same_users_never_deadlock(ledger, new_payer, sha
     def post(own_shard: int) -> None:
         for _ in range(20):
             batch = [random.choice(payers).consume(1, channel_id=channel.id) for _ in range(40)]
-            assert set(ledger.post_batch(own_shard, batch).outcomes) == {Posted.POSTED}
+            assert set(ledger.post_batch(own_shard, batch).outcomes) == {PostOutcome.POSTED}
 
     at_once(*[lambda own=shard + n: post(own) for n in range(4)])
 
@@ -88,7 +88,7 @@ def test_a_release_waits_for_the_consume_of_its_hold_that_is_not_committed_yet(l
         while not other.execute("select count(*) from pg_locks where not granted").fetchone()[0]:
             assert not answer.done(), "nothing kept the release from being booked as well"
         other.commit()
-        assert answer.result().outcomes == [Posted.DUPLICATE]
+        assert answer.result().outcomes == [PostOutcome.DUPLICATE]
 
 
 def test_racing_refunds_never_exceed_the_charge(ledger, payer, shard):
@@ -172,7 +172,7 @@ def test_workers_that_claim_at_once_never_get_the_same_dead_letter(ledger):
 
     claims = at_once(*[lambda: ledger.claim_dead_letters(limit=10, lease_seconds=60, kind=kind)] * 8)
 
-    ids = [letter.id for claim in claims for letter in claim]
+    ids = [dead_letter.id for claim in claims for dead_letter in claim]
     assert len(ids) == len(set(ids)) == 40
 
 
@@ -185,7 +185,7 @@ def test_a_claim_passes_by_what_another_worker_is_claiming(ledger, ledger_url):
         other.execute("select from billing.dead_letters where id = %s for update", [taken])
         claimed = ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind)
 
-    assert [letter.id for letter in claimed] == [free]
+    assert [dead_letter.id for dead_letter in claimed] == [free]
 
 
 def test_upgrades_started_at_once_all_succeed(new_database):

@@ -7,10 +7,10 @@ from importlib.resources import files
 import psycopg
 import pytest
 
-from billing_tasks.ledger import LetterState, upgrade
+from billing_tasks.ledger import DeadLetterState, upgrade
 from billing_tasks.model.ids import new_request_id
 
-RETRYING, FAILED, RESOLVED, DISCARDED = LetterState
+RETRYING, FAILED, RESOLVED, DISCARDED = DeadLetterState
 
 
 @pytest.fixture
@@ -32,12 +32,17 @@ def add(ledger, kind):
 def test_a_letter_is_kept_as_it_came(ledger, add, kind):
     payload = bytes(range(256))
 
-    letter, new = add(payload=payload, state=FAILED, next_attempt_seconds=None)
+    dead_letter, new = add(payload=payload, state=FAILED, next_attempt_seconds=None)
 
     assert new
-    assert ledger.get_dead_letter(letter.id) == letter
-    assert (letter.kind, letter.payload, letter.state, letter.attempts) == (kind, payload, FAILED, 0)
-    assert letter.next_attempt_at is None
+    assert ledger.get_dead_letter(dead_letter.id) == dead_letter
+    assert (dead_letter.kind, dead_letter.payload, dead_letter.state, dead_letter.attempts) == (
+        kind,
+        payload,
+        FAILED,
+        0,
+    )
+    assert dead_letter.next_attempt_at is None
 
 
 def test_the_same_letter_again_only_moves_last_seen(add):
@@ -62,10 +67,10 @@ def test_without_a_fingerprint_the_payload_decides(add):
 
 @pytest.mark.parametrize("garbage", ["", "nul \x00", "surrogate \ud800", "x" * 100_000, "\U0001f600" * 5000])
 def test_garbage_from_outside_is_kept_and_found(ledger, add, kind, garbage):
-    letter, _ = add(request_id=garbage, error=garbage, user_id=2**100)
+    dead_letter, _ = add(request_id=garbage, error=garbage, user_id=2**100)
 
-    assert ledger.dead_letters(kind=kind, request_ids=[garbage]) == [letter]
-    assert letter.user_id is None
+    assert ledger.dead_letters(kind=kind, request_ids=[garbage]) == [dead_letter]
+    assert dead_letter.user_id is None
 
 
 def test_filters_narrow_the_list_newest_first(ledger, add, kind):
@@ -85,49 +90,51 @@ def test_letters_are_found_by_number_reason_and_the_time_they_were_kept(ledger, 
     assert ledger.dead_letters(kind=kind, since=b.first_seen) == [b]
     assert ledger.dead_letters(kind=kind, before=b.first_seen) == [a]
     assert ledger.dead_letter_numbers(kind=kind) == [a.id, b.id]
-    assert ledger.dead_letter_numbers(kind=kind, but_not=["no_charge"]) == [a.id]
+    assert ledger.dead_letter_numbers(kind=kind, excluded_reasons=["no_charge"]) == [a.id]
     assert ledger.count_reasons(kind=kind) == {"no_charge": 1, "unknown_user": 1}
 
 
 def test_a_list_holds_the_beginning_of_each_payload_and_a_look_at_one_holds_it_all(ledger, add, kind):
-    letter, _ = add(payload=b"x" * 1_000_000)
+    dead_letter, _ = add(payload=b"x" * 1_000_000)
 
     assert len(ledger.dead_letters(kind=kind)[0].payload) == 4096
-    assert len(ledger.get_dead_letter(letter.id).payload) == 1_000_000
+    assert len(ledger.get_dead_letter(dead_letter.id).payload) == 1_000_000
 
 
 def test_a_letter_that_comes_again_was_kept_once(ledger, add):
-    letter, _ = add()
+    dead_letter, _ = add()
     add()
 
-    [line] = ledger.dead_letter_history(letter.id)
-    assert (line.what, line.reason, line.error, line.who) == ("kept", "unknown_user", "There is no user 7.", "")
+    [line] = ledger.dead_letter_history(dead_letter.id)
+    assert (line.what, line.reason, line.error, line.actor) == ("kept", "unknown_user", "There is no user 7.", "")
 
 
 def test_a_claim_notes_who_asked_and_why(ledger, add, kind):
-    letter, _ = add()
-    ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind, who="ann", why="the outage is over")
+    dead_letter, _ = add()
+    ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind, actor="ann", comment="the outage is over")
 
-    line = ledger.dead_letter_history(letter.id)[-1]
-    assert (line.what, line.who, line.why, line.attempt) == ("attempted", "ann", "the outage is over", 1)
+    line = ledger.dead_letter_history(dead_letter.id)[-1]
+    assert (line.what, line.actor, line.comment, line.attempt) == ("attempted", "ann", "the outage is over", 1)
 
 
 def test_a_claim_leaves_out_reasons_it_is_told_to_and_needs_not_wait(ledger, add, kind):
     later = add("later", next_attempt_seconds=600)[0]
     add("hopeless", reason="conflict")
 
-    claimed = ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind, due_only=False, but_not=["conflict"])
+    claimed = ledger.claim_dead_letters(
+        limit=5, lease_seconds=60, kind=kind, due_only=False, excluded_reasons=["conflict"]
+    )
 
-    assert [letter.id for letter in claimed] == [later.id]
+    assert [dead_letter.id for dead_letter in claimed] == [later.id]
 
 
 def test_a_mark_leaves_a_letter_alone_that_is_in_another_state(ledger, add):
-    letter, _ = add()
-    ledger.mark_dead_letter(letter.id, DISCARDED, who="ann", why="test")
+    dead_letter, _ = add()
+    ledger.mark_dead_letter(dead_letter.id, DISCARDED, actor="ann", comment="test")
 
-    assert ledger.mark_dead_letter(letter.id, FAILED, error="late", only_from=[RETRYING, FAILED]) is None
-    assert ledger.get_dead_letter(letter.id).state is DISCARDED
-    assert [line.what for line in ledger.dead_letter_history(letter.id)] == ["kept", "discarded"]
+    assert ledger.mark_dead_letter(dead_letter.id, FAILED, error="late", only_from=[RETRYING, FAILED]) is None
+    assert ledger.get_dead_letter(dead_letter.id).state is DISCARDED
+    assert [line.what for line in ledger.dead_letter_history(dead_letter.id)] == ["kept", "discarded"]
 
 
 def test_letters_from_before_there_was_a_history_get_what_is_known_of_them(new_database):
@@ -159,7 +166,9 @@ def test_a_lease_that_ended_makes_the_letter_due_again(ledger, add, kind):
     add()
     ledger.claim_dead_letters(limit=5, lease_seconds=-1, kind=kind)
 
-    assert [letter.attempts for letter in ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind)] == [2]
+    assert [
+        dead_letter.attempts for dead_letter in ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind)
+    ] == [2]
 
 
 def test_only_what_is_due_is_claimed_and_at_most_the_limit(ledger, add, kind):
@@ -167,8 +176,12 @@ def test_only_what_is_due_is_claimed_and_at_most_the_limit(ledger, add, kind):
     add("failed", state=FAILED, next_attempt_seconds=None)
     due = [add(str(n))[0].id for n in range(4)]
 
-    assert [letter.id for letter in ledger.claim_dead_letters(limit=3, lease_seconds=60, kind=kind)] == due[:3]
-    assert [letter.id for letter in ledger.claim_dead_letters(limit=3, lease_seconds=60, kind=kind)] == due[3:]
+    assert [dead_letter.id for dead_letter in ledger.claim_dead_letters(limit=3, lease_seconds=60, kind=kind)] == due[
+        :3
+    ]
+    assert [dead_letter.id for dead_letter in ledger.claim_dead_letters(limit=3, lease_seconds=60, kind=kind)] == due[
+        3:
+    ]
 
 
 def test_failed_letters_are_claimed_when_asked_for_and_retry_again(ledger, add, kind):
@@ -180,13 +193,13 @@ def test_failed_letters_are_claimed_when_asked_for_and_retry_again(ledger, add, 
 
 
 def test_a_mark_says_who_and_why_and_ends_the_retries(ledger, add, kind):
-    letter, _ = add()
+    dead_letter, _ = add()
 
-    marked = ledger.mark_dead_letter(letter.id, DISCARDED, who="ann", why="test traffic")
+    marked = ledger.mark_dead_letter(dead_letter.id, DISCARDED, actor="ann", comment="test traffic")
 
-    assert (marked.state, marked.handled_by, marked.handled_why) == (DISCARDED, "ann", "test traffic")
+    assert (marked.state, marked.handled_by, marked.handled_comment) == (DISCARDED, "ann", "test traffic")
     assert marked.next_attempt_at is None
-    assert marked.error == letter.error
+    assert marked.error == dead_letter.error
     assert ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind) == []
     assert ledger.mark_dead_letter(10**15, RESOLVED) is None
 
@@ -198,8 +211,8 @@ def test_letters_are_counted_by_state(ledger, add):
 
     after = ledger.count_dead_letters()
 
-    assert set(after) == set(LetterState)
-    assert {state: after[state] - before[state] for state in LetterState} == {
+    assert set(after) == set(DeadLetterState)
+    assert {state: after[state] - before[state] for state in DeadLetterState} == {
         RETRYING: 1,
         FAILED: 1,
         RESOLVED: 0,

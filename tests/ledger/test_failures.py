@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.ledger import Ledger
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings
 
 
@@ -114,7 +114,7 @@ def test_a_lock_that_is_freed_in_time_is_no_error(open_ledger, payer, shard, led
         other.execute("select from billing.users where id = %s for update", [payer.user.id])
         timer = threading.Timer(0.15, other.rollback)
         timer.start()
-        assert ledger.post_batch(shard, [payer.consume(1)]).outcomes == [Posted.POSTED]
+        assert ledger.post_batch(shard, [payer.consume(1)]).outcomes == [PostOutcome.POSTED]
         timer.join()
 
 
@@ -127,7 +127,7 @@ def test_a_deadlock_with_another_program_is_survived(ledger, payer, shard, ledge
         other.execute("select from billing.users where id = %s for update", [payer.user.id])
         other.rollback()
 
-        assert posting.result(timeout=20).outcomes == [Posted.POSTED]
+        assert posting.result(timeout=20).outcomes == [PostOutcome.POSTED]
 
 
 def test_a_statement_that_takes_too_long_is_unavailable(open_ledger):

@@ -6,7 +6,7 @@ import pytest
 
 from billing_tasks.ledger import LedgerRefusedData
 from billing_tasks.ledger.outboxes import OutboxLook
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def post(ledger, payer, shard):
     def call(first_seq, count=1, *, epoch=1):
         batch = [payer.consume(1) for _ in range(count)]
         answer = ledger.post_batch(shard, batch, epoch=epoch, first_seq=first_seq, last_seq=first_seq + count - 1)
-        assert set(answer.outcomes) == {Posted.POSTED}
+        assert set(answer.outcomes) == {PostOutcome.POSTED}
         return batch
 
     return call

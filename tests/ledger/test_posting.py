@@ -8,9 +8,9 @@ import pytest
 from billing_tasks.ledger import Ledger, LedgerRefusedData
 from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
-POSTED, DUPLICATE, CONFLICT = Posted.POSTED, Posted.DUPLICATE, Posted.CONFLICT
+POSTED, DUPLICATE, CONFLICT = PostOutcome.POSTED, PostOutcome.DUPLICATE, PostOutcome.CONFLICT
 
 
 def test_a_consume_takes_its_whole_quota_from_user_and_token_and_counts_it_as_used(ledger, payer, shard):
@@ -109,7 +109,13 @@ def test_unknown_accounts_are_named_and_the_rest_of_the_batch_posts(ledger, new_
 
     answer = ledger.post_batch(shard, batch)
 
-    assert answer.outcomes == [POSTED, Posted.UNKNOWN_USER, Posted.UNKNOWN_TOKEN, Posted.UNKNOWN_TOKEN, POSTED]
+    assert answer.outcomes == [
+        POSTED,
+        PostOutcome.UNKNOWN_USER,
+        PostOutcome.UNKNOWN_TOKEN,
+        PostOutcome.UNKNOWN_TOKEN,
+        POSTED,
+    ]
     assert ledger.get_user(payer.user.id).used_quota == 6
     assert ledger.get_user(other.user.id).used_quota == 0
 
@@ -118,7 +124,7 @@ def test_an_unknown_account_does_not_use_up_the_request_id(ledger, payer, shard)
     event = payer.consume(5)
     lost = payer.consume(5, request_id=event.request_id, user_id=10**15)
 
-    assert ledger.post_batch(shard, [lost, event]).outcomes == [Posted.UNKNOWN_USER, POSTED]
+    assert ledger.post_batch(shard, [lost, event]).outcomes == [PostOutcome.UNKNOWN_USER, POSTED]
 
 
 def test_usage_beyond_the_balance_is_charged_and_goes_below_zero(ledger, new_payer, shard):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from billing_tasks.ledger import LedgerRefusedData
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def charge(ledger, payer, shard):
 def test_a_refund_gives_back_to_user_token_and_channel(ledger, payer, shard, charge):
     answer = ledger.post_refund(shard, payer.refund(charge, 40))
 
-    assert answer.outcomes == [Posted.POSTED]
+    assert answer.outcomes == [PostOutcome.POSTED]
     user, token = ledger.accounts(payer.user.id, payer.token.id)
     assert (answer.users, answer.tokens) == ([user], [token])
     assert (user.quota, user.used_quota, user.request_count) == (1_000_000 - 60, 60, 1)
@@ -44,7 +44,7 @@ def test_a_refund_repeated_is_booked_once(ledger, payer, shard, charge):
 
     answers = [ledger.post_refund(shard, refund) for _ in range(3)]
 
-    assert [a.outcomes for a in answers] == [[Posted.POSTED], [Posted.DUPLICATE], [Posted.DUPLICATE]]
+    assert [a.outcomes for a in answers] == [[PostOutcome.POSTED], [PostOutcome.DUPLICATE], [PostOutcome.DUPLICATE]]
     assert answers[2].users == answers[0].users
 
 
@@ -53,13 +53,13 @@ def test_the_same_refund_id_with_another_amount_is_a_conflict(ledger, payer, sha
 
     other = payer.refund(charge, 41, refund_id="case-1-" + charge.request_id)
 
-    assert ledger.post_refund(shard, other).outcomes == [Posted.CONFLICT]
+    assert ledger.post_refund(shard, other).outcomes == [PostOutcome.CONFLICT]
 
 
 def test_refunds_in_parts_stop_at_the_charge(ledger, payer, shard, charge):
     outcomes = [ledger.post_refund(shard, payer.refund(charge, n)).outcomes[0] for n in (60, 41, 40, 1)]
 
-    assert outcomes == [Posted.POSTED, Posted.ABOVE_CHARGE, Posted.POSTED, Posted.ABOVE_CHARGE]
+    assert outcomes == [PostOutcome.POSTED, PostOutcome.ABOVE_CHARGE, PostOutcome.POSTED, PostOutcome.ABOVE_CHARGE]
     assert ledger.get_user(payer.user.id).quota == 1_000_000
 
 
@@ -67,10 +67,10 @@ def test_a_whole_refund_gives_what_is_left_and_then_there_is_nothing_left(ledger
     ledger.post_refund(shard, payer.refund(charge, 30))
     whole = payer.refund(charge)
 
-    assert ledger.post_refund(shard, whole).outcomes == [Posted.POSTED]
+    assert ledger.post_refund(shard, whole).outcomes == [PostOutcome.POSTED]
     assert ledger.get_user(payer.user.id).quota == 1_000_000
-    assert ledger.post_refund(shard, whole).outcomes == [Posted.DUPLICATE]
-    assert ledger.post_refund(shard, payer.refund(charge)).outcomes == [Posted.ABOVE_CHARGE]
+    assert ledger.post_refund(shard, whole).outcomes == [PostOutcome.DUPLICATE]
+    assert ledger.post_refund(shard, payer.refund(charge)).outcomes == [PostOutcome.ABOVE_CHARGE]
 
 
 def test_nothing_is_refunded_that_was_not_charged(ledger, payer, shard):
@@ -79,21 +79,21 @@ def test_nothing_is_refunded_that_was_not_charged(ledger, payer, shard):
 
     answer = ledger.post_refund(shard, payer.refund(release))
 
-    assert answer.outcomes == [Posted.NO_CHARGE]
+    assert answer.outcomes == [PostOutcome.NO_CHARGE]
     assert answer.users == [payer.user]
 
 
 def test_another_users_charge_is_not_refunded(ledger, new_payer, shard, charge):
     thief = new_payer()
 
-    assert ledger.post_refund(shard, thief.refund(charge)).outcomes == [Posted.CONFLICT]
+    assert ledger.post_refund(shard, thief.refund(charge)).outcomes == [PostOutcome.CONFLICT]
     assert ledger.get_user(thief.user.id) == thief.user
 
 
 def test_an_unknown_user_is_named(ledger, payer, shard, charge):
     refund = msgspec.structs.replace(payer.refund(charge), user_id=10**15)
 
-    assert ledger.post_refund(shard, refund).outcomes == [Posted.UNKNOWN_USER]
+    assert ledger.post_refund(shard, refund).outcomes == [PostOutcome.UNKNOWN_USER]
 
 
 def test_the_token_that_paid_gets_the_quota_back_whatever_the_refund_names(ledger, new_payer, payer, shard, charge):

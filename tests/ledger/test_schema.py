@@ -17,7 +17,7 @@ from billing_tasks.ledger.database import creator
 from billing_tasks.ledger.migrations import pending
 from billing_tasks.ledger.models import Base
 from billing_tasks.model.ids import MAX_AGE_DAYS, MAX_AHEAD_SECONDS, check_request_id, new_request_id, reserved_at_ms
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings
 
 
@@ -91,10 +91,10 @@ def dated(seconds_from_now: float) -> str:
 def test_every_id_that_is_accepted_has_a_partition(ledger, payer, shard, seconds):
     event = payer.consume(5, request_id=dated(seconds))
 
-    assert ledger.post_batch(shard, [event]).outcomes == [Posted.POSTED]
-    assert ledger.post_batch(shard, [event]).outcomes == [Posted.DUPLICATE]
+    assert ledger.post_batch(shard, [event]).outcomes == [PostOutcome.POSTED]
+    assert ledger.post_batch(shard, [event]).outcomes == [PostOutcome.DUPLICATE]
     conflict = msgspec.structs.replace(event, fingerprint="00" * 16)
-    assert ledger.post_batch(shard, [conflict]).outcomes == [Posted.CONFLICT]
+    assert ledger.post_batch(shard, [conflict]).outcomes == [PostOutcome.CONFLICT]
 
 
 def test_five_months_are_there_and_maintaining_them_again_makes_none(ledger, sql):
@@ -122,7 +122,7 @@ def test_a_month_is_made_while_requests_are_being_posted(spare_ledger, new_spare
     with psycopg.connect(spare_url) as posting:
         posting.execute("select billing.book_user_change(%s, 5, 0, '', 'not committed yet')", [payer.user.id])
         assert spare_ledger.maintain_partitions() == 1
-        assert spare_ledger.post_batch(1, [payer.consume(1)]).outcomes == [Posted.POSTED]
+        assert spare_ledger.post_batch(1, [payer.consume(1)]).outcomes == [PostOutcome.POSTED]
 
 
 def _drop_last_month(sql) -> str:

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from billing_tasks import ConsumeLog, errors
 from billing_tasks.flows.effects import Effect, InLedger
 from billing_tasks.flows.requests import consume, reserve
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.posting import PostedBatch
@@ -59,17 +59,17 @@ class Spy:
         return answer
 
     def book_dead_letter(self, number: int, shard: int, event: Event, verdict: Any) -> Any:
-        letter, batch = self._ledger.book_dead_letter(number, shard, event, verdict)
+        dead_letter, batch = self._ledger.book_dead_letter(number, shard, event, verdict)
         if batch is not None:
             if event.kind is Kind.CONSUME:  # nothing was set aside for it any more
                 event = msgspec.structs.replace(event, held_quota=0)
             self._machine.booked([event], [str(batch.outcomes[0])])
-        return letter, batch
+        return dead_letter, batch
 
-    def add_dead_letter(self, **letter: Any) -> Any:
-        kept, new = self._ledger.add_dead_letter(**letter)
-        self._machine.letters.setdefault(kept.id, kept.state)
-        self._machine.kept.add((letter["kind"], letter["request_id"]))
+    def add_dead_letter(self, **dead_letter: Any) -> Any:
+        kept, new = self._ledger.add_dead_letter(**dead_letter)
+        self._machine.dead_letters.setdefault(kept.id, kept.state)
+        self._machine.kept.add((dead_letter["kind"], dead_letter["request_id"]))
         return kept, new
 
 
@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
             b.accounts.create_token(OWNERS[token], token, quota=row.quota, unlimited=token in UNLIMITED)
         self.ids = {slot: new_request_id() for slot in SLOTS}
         self.slots = {request_id: slot for slot, request_id in self.ids.items()}
-        self.letters: dict[int, LetterState] = {}
+        self.dead_letters: dict[int, DeadLetterState] = {}
         self.kept: set[tuple[str, str]] = set()
         self.workers: list[Worker] = []
         self.reserving: tuple[str, int, Any, Any] | None = None
@@ -168,8 +168,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.reserving is None)
     @rule(slot=slots, amount=amounts)
     def reserve_and_stall_after_reading_postgresql(self, slot: str, amount: int) -> None:
-        b, who = self.billing, SLOTS[slot]
-        wanted = reserve.Wanted(self.ids[slot], who.user, who.token, amount, 600_000)
+        b, actor = self.billing, SLOTS[slot]
+        wanted = reserve.Wanted(self.ids[slot], actor.user, actor.token, amount, 600_000)
         expected = self._right_answers(slot, amount)
         flow = reserve.reserve(wanted, commands=b.runtime.commands, settings=b.settings)
         first = b.runtime.perform(next(flow))
@@ -203,20 +203,20 @@ class Machine(RuleBasedStateMachine):
 
     def _right_answers(self, slot: str, amount: int) -> set[str]:
         """More than one only while something is booked and not yet settled."""
-        m, who = self.model, SLOTS[slot]
+        m, actor = self.model, SLOTS[slot]
         if slot in m.holds:
             return {"again" if m.holds[slot] == amount else "IdempotencyConflict"}
         if slot in m.closed:
             return {"ReservationClosed", "IdempotencyConflict"}  # by the amount it once held
-        if OWNERS[who.token] != who.user:
-            return {"TokenRefused other_user"} | ({"UserDisabled"} if not m.users[who.user].enabled else set())
-        if not m.users[who.user].enabled:
+        if OWNERS[actor.token] != actor.user:
+            return {"TokenRefused other_user"} | ({"UserDisabled"} if not m.users[actor.user].enabled else set())
+        if not m.users[actor.user].enabled:
             return {"UserDisabled"}
-        if not m.tokens[who.token].enabled:
+        if not m.tokens[actor.token].enabled:
             return {"TokenRefused disabled"}
         answers = set()
-        (user_low, user_high), (token_low, token_high) = m.bounds("user", who.user), m.bounds("token", who.token)
-        if who.token in UNLIMITED:
+        (user_low, user_high), (token_low, token_high) = m.bounds("user", actor.user), m.bounds("token", actor.token)
+        if actor.token in UNLIMITED:
             token_low = token_high = amount
         if amount > user_low:
             answers.add("InsufficientUserQuota")
@@ -304,9 +304,9 @@ class Machine(RuleBasedStateMachine):
     # -- small things -------------------------------------------------------------------------------------
 
     def _log(self, slot: str, quota: int) -> ConsumeLog:
-        who = SLOTS[slot]
+        actor = SLOTS[slot]
         return ConsumeLog(
-            user_id=who.user, token_id=who.token, channel_id=CHANNEL, quota=quota, request_id=self.ids[slot]
+            user_id=actor.user, token_id=actor.token, channel_id=CHANNEL, quota=quota, request_id=self.ids[slot]
         )
 
     def _accounts(self) -> list[tuple[str, int, int, str]]:

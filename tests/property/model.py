@@ -1,7 +1,7 @@
 """What must be true, in plain Python: a ledger, the outboxes and the open holds, without a server, a lock or a copy.
 
 It knows nothing of versions, epochs' numbers, leases or copies: those exist to
-keep the real thing equal to this one. Requests are named by one letter each
+keep the real thing equal to this one. Requests are named by one dead letter each
 (`SLOTS`), so that a failing example can be read.
 """
 

@@ -32,7 +32,7 @@ from billing_tasks.flows.effects import Enqueue, Ring
 from billing_tasks.flows.settlement import settle
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.replies import Available
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from tests.conftest import Billing, MakeBilling
 from tests.flows.settlement.turns import in_turns
 from tests.property.machine import (
@@ -130,19 +130,19 @@ class History(Machine):
             m.settled(worker.shard, leaving)
         return reply
 
-    @precondition(lambda self: self.letters)
+    @precondition(lambda self: self.dead_letters)
     @rule(which=st.integers(0, 9))
     def retry_a_dead_letter(self, which: int) -> None:
-        b, number = self.billing, sorted(self.letters)[which % len(self.letters)]
-        flow = retry.attempt(number, who="history", commands=b.runtime.commands, settings=b.settings)
-        before = self.letters[number]
+        b, number = self.billing, sorted(self.dead_letters)[which % len(self.dead_letters)]
+        flow = retry.attempt(number, actor="history", commands=b.runtime.commands, settings=b.settings)
+        before = self.dead_letters[number]
         try:
             b.runtime.run(flow)
-            self.letters[number] = before if before is LetterState.DISCARDED else LetterState.RESOLVED
+            self.dead_letters[number] = before if before is DeadLetterState.DISCARDED else DeadLetterState.RESOLVED
         except errors.ChargeNotFound:
-            self.letters[number] = LetterState.RETRYING
+            self.dead_letters[number] = DeadLetterState.RETRYING
         except errors.Refused:
-            self.letters[number] = LetterState.FAILED
+            self.dead_letters[number] = DeadLetterState.FAILED
 
     # -- operators and other programs ---------------------------------------------------------------------
 
@@ -283,7 +283,9 @@ class History(Machine):
             booked = {(e.kind, e.quota) for e in b.runtime.ledger.entries_of(request_id) if e.kind != "refund"}
             right = {("consume", m.charges.get(slot)), ("release", m.releases.get(slot))}
             assert booked == {(kind, quota) for kind, quota in right if quota is not None}
-        assert {letter.id: letter.state for letter in b.runtime.ledger.dead_letters()} == self.letters
+        assert {
+            dead_letter.id: dead_letter.state for dead_letter in b.runtime.ledger.dead_letters()
+        } == self.dead_letters
         assert [str(finding) for finding in b.verify().findings] == []
 
 

@@ -48,11 +48,11 @@ class Accidents:
     def holds_come_due(self) -> str:
         """Some or all of them."""
         open_holds = [(at, request) for at, shard in enumerate(self.oracle.shards) for request in shard.due]
-        chosen = self.dice.sample(open_holds, self.dice.randint(min(1, len(open_holds)), len(open_holds)))
-        for at, request in chosen:
+        selected = self.dice.sample(open_holds, self.dice.randint(min(1, len(open_holds)), len(open_holds)))
+        for at, request in selected:
             self._redis("ZADD", self.world.commands.keys.due(at), 1, request)
             self.oracle.shards[at].due[request] = True
-        return f"come due: {[request for _, request in chosen]}"
+        return f"come due: {[request for _, request in selected]}"
 
     def lease_runs_out(self) -> str:
         at = self.dice.randrange(SHARDS)
@@ -98,7 +98,7 @@ class Accidents:
                 gone.append(key)
         return f"an hour passes, these leave Redis: {gone}"
 
-    def letters_come_due(self) -> str:
+    def dead_letters_come_due(self) -> str:
         self.world.sql.execute(
             "update billing.dead_letters set next_attempt_at = now() - interval '1 second' where id in"
             " (select id from billing.dead_letters where next_attempt_at is not null for update skip locked)"

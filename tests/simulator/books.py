@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import Posted, PostedBatch
+from billing_tasks.model.posting import PostedBatch, PostOutcome
 from tests.simulator.claims import Claim, demand
 
 Apply = Callable[[], None]
@@ -72,7 +72,9 @@ class Books:
     charges: dict[str, Charge] = field(default_factory=dict)
     releases: dict[str, tuple[str, int, bool, int]] = field(default_factory=dict)  # fingerprint, held, expired, when
     refunds: dict[str, Given] = field(default_factory=dict)
-    letters: dict[tuple[str, str, str], LetterState] = field(default_factory=dict)  # kind, request, fingerprint
+    dead_letters: dict[tuple[str, str, str], DeadLetterState] = field(
+        default_factory=dict
+    )  # kind, request, fingerprint
     own_ids: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     channels: Counter[tuple[int, int]] = field(default_factory=Counter)
     #: (quota, status) of every version that was ever committed
@@ -92,10 +94,10 @@ class Books:
             booked = self.releases.get(event.request_id)
             return (charge is not None and charge.held > 0) or (booked is not None and booked[0] == event.fingerprint)
         given = self.refunds.get(event.refund_id)
-        return (given is not None and given.fingerprint == event.fingerprint) or self._gave_back_the_hold(event)
+        return (given is not None and given.fingerprint == event.fingerprint) or self._released_the_hold(event)
 
     def kept(self, event: Event) -> bool:
-        return (str(event.kind), event.request_id, event.fingerprint) in self.letters
+        return (str(event.kind), event.request_id, event.fingerprint) in self.dead_letters
 
     # -- consumes and releases ----------------------------------------------------------------------------
 
@@ -112,7 +114,7 @@ class Books:
             if outcome is None and event.kind is Kind.CONSUME:
                 booked = self.charges.get(event.request_id) or charges.get(event.request_id)
                 outcome = _again(booked.fingerprint if booked else None, event)
-                if outcome is Posted.POSTED:
+                if outcome is PostOutcome.POSTED:
                     held = 0 if event.request_id in given_back else event.held_quota
                     charges[event.request_id] = Charge(
                         event.user_id, event.token_id, event.quota, held, event.fingerprint, event.channel_id, when
@@ -121,9 +123,9 @@ class Books:
                 before = self.releases.get(event.request_id) or releases.get(event.request_id)
                 charge = self.charges.get(event.request_id)
                 outcome = _again(before[0] if before else None, event)
-                if outcome is not Posted.DUPLICATE and charge is not None and charge.held > 0:
-                    outcome = Posted.DUPLICATE  # the books know how this hold ended
-                if outcome is Posted.POSTED:
+                if outcome is not PostOutcome.DUPLICATE and charge is not None and charge.held > 0:
+                    outcome = PostOutcome.DUPLICATE  # the books know how this hold ended
+                if outcome is PostOutcome.POSTED:
                     releases[event.request_id] = (event.fingerprint, event.quota, event.expired, when)
             right.append(outcome)
         said = [str(outcome) for outcome in answer.outcomes]
@@ -166,11 +168,11 @@ class Books:
         """A batch of one."""
         return self.post(shard, [event], answer)
 
-    def _unknown(self, event: Event) -> Posted | None:
+    def _unknown(self, event: Event) -> PostOutcome | None:
         if event.user_id not in self.users:
-            return Posted.UNKNOWN_USER
+            return PostOutcome.UNKNOWN_USER
         token = self.tokens.get(event.token_id)
-        return None if token is not None and token.owner == event.user_id else Posted.UNKNOWN_TOKEN
+        return None if token is not None and token.owner == event.user_id else PostOutcome.UNKNOWN_TOKEN
 
     # -- refunds ------------------------------------------------------------------------------------------
 
@@ -183,12 +185,12 @@ class Books:
         detail = f"the ledger says {answer.outcomes} to {which}, right is {right}"
         demand(answer.outcomes == [right], Claim.REFUNDS_WITHIN_CHARGE, detail)
         changes: Counter[Key] = Counter()
-        if right is Posted.POSTED and charge is not None:
+        if right is PostOutcome.POSTED and charge is not None:
             changes.update({("user", charge.user): amount, ("token", charge.token): amount})
         self._compare_rows(answer.users, answer.tokens, changes)
 
         def apply() -> None:
-            if right is Posted.POSTED and charge is not None:
+            if right is PostOutcome.POSTED and charge is not None:
                 demand(event.refund_id not in self.refunds, Claim.REFUNDS_WITHIN_CHARGE, f"{event.refund_id} twice")
                 self.refunds[event.refund_id] = Given(event.request_id, amount, event.fingerprint)
                 left = charge.quota - self._refunded(event.request_id)
@@ -202,25 +204,25 @@ class Books:
 
         return apply
 
-    def _right_refund(self, event: Event) -> tuple[Posted, int]:
+    def _right_refund(self, event: Event) -> tuple[PostOutcome, int]:
         if event.user_id not in self.users:
-            return Posted.UNKNOWN_USER, 0
+            return PostOutcome.UNKNOWN_USER, 0
         charge = self.charges.get(event.request_id)
         if charge is None:
-            return Posted.NO_CHARGE, 0
-        if self._gave_back_the_hold(event):
-            return Posted.DUPLICATE, 0
+            return PostOutcome.NO_CHARGE, 0
+        if self._released_the_hold(event):
+            return PostOutcome.DUPLICATE, 0
         if charge.user != event.user_id:
-            return Posted.CONFLICT, 0
+            return PostOutcome.CONFLICT, 0
         booked = self.refunds.get(event.refund_id)
         if booked is not None:
             same = booked.fingerprint == event.fingerprint and booked.request == event.request_id
-            return (Posted.DUPLICATE if same else Posted.CONFLICT), 0
+            return (PostOutcome.DUPLICATE if same else PostOutcome.CONFLICT), 0
         left = charge.quota - self._refunded(event.request_id)
         amount = left if event.whole else event.quota
-        return (Posted.ABOVE_CHARGE, 0) if amount > left or left == 0 else (Posted.POSTED, amount)
+        return (PostOutcome.ABOVE_CHARGE, 0) if amount > left or left == 0 else (PostOutcome.POSTED, amount)
 
-    def _gave_back_the_hold(self, event: Event) -> bool:
+    def _released_the_hold(self, event: Event) -> bool:
         """The request's one default refund released its hold before the usage was booked."""
         release, charge = self.releases.get(event.request_id), self.charges.get(event.request_id)
         if event.refund_id != f"refund:{event.request_id}" or release is None or charge is None:
@@ -231,7 +233,7 @@ class Books:
     def _refunded(self, request: str) -> int:
         return sum(given.quota for given in self.refunds.values() if given.request == request)
 
-    # -- operators and letters ----------------------------------------------------------------------------
+    # -- operators and dead letters ----------------------------------------------------------------------------
 
     def change(self, key: Key, change: int, own_id: str | None, row: UserRow | TokenRow, new: bool) -> Apply:
         """A top-up, a correction or an edit in plain SQL (without an id)."""
@@ -258,15 +260,15 @@ class Books:
 
         return apply
 
-    def keep(self, key: tuple[str, str, str], state: LetterState) -> Apply:
+    def keep(self, key: tuple[str, str, str], state: DeadLetterState) -> Apply:
         def apply() -> None:
-            self.letters.setdefault(key, state)
+            self.dead_letters.setdefault(key, state)
 
         return apply
 
-    def mark(self, key: tuple[str, str, str], state: LetterState) -> Apply:
+    def mark(self, key: tuple[str, str, str], state: DeadLetterState) -> Apply:
         def apply() -> None:
-            self.letters[key] = state
+            self.dead_letters[key] = state
 
         return apply
 
@@ -296,10 +298,10 @@ class Books:
             self.versions.setdefault(("token", token.id), {})[token.version] = (token.remain_quota, token.status)
 
 
-def _again(fingerprint: str | None, event: Event) -> Posted:
+def _again(fingerprint: str | None, event: Event) -> PostOutcome:
     if fingerprint is None:
-        return Posted.POSTED
-    return Posted.DUPLICATE if fingerprint == event.fingerprint else Posted.CONFLICT
+        return PostOutcome.POSTED
+    return PostOutcome.DUPLICATE if fingerprint == event.fingerprint else PostOutcome.CONFLICT
 
 
 def _one(row: UserRow | TokenRow) -> tuple[list[UserRow], list[TokenRow]]:

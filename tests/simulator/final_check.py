@@ -10,7 +10,7 @@ from billing_tasks.flows.audit import verify
 from billing_tasks.flows.dead_letters import retry
 from billing_tasks.flows.requests import expire
 from billing_tasks.flows.settlement import ring
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from tests.simulator.accidents import KEYS
 from tests.simulator.claims import Claim, demand
 from tests.simulator.gateways import request_id
@@ -77,11 +77,11 @@ def drain(h: History) -> None:
         # A refund of what was never charged may wait for ever.
         waiting = [
             key
-            for key, state in h.books.letters.items()
-            if state is LetterState.RETRYING and (key[0] != "refund" or key[1] in h.books.charges)
+            for key, state in h.books.dead_letters.items()
+            if state is DeadLetterState.RETRYING and (key[0] != "refund" or key[1] in h.books.charges)
         ]
         if waiting:
-            h.accidents.letters_come_due()
+            h.accidents.dead_letters_come_due()
             h._enter("sweeper", retry.send_again(limit=100, due_only=True, settings=h.world.settings), does="retry")
             finish(h)
         h._enter("sweeper", ring.ring_stale(commands=h.world.commands, settings=h.world.settings), does="ring")
@@ -118,7 +118,12 @@ def compare(h: History) -> None:
     right_refunds = {refund_id: (given.request, given.quota) for refund_id, given in b.refunds.items()}
     _same(rows["refund"], right_refunds, Claim.REFUNDS_WITHIN_CHARGE, "refunds")
     _same(rows["top_up"], {i: quota for i, (_, _, quota) in b.own_ids.items()}, Claim.BOOKED_ONCE, "top-ups")
-    _same(rows["letter"], {key: str(state) for key, state in b.letters.items()}, Claim.BOOKED_OR_KEPT, "dead letters")
+    _same(
+        rows["dead letter"],
+        {key: str(state) for key, state in b.dead_letters.items()},
+        Claim.BOOKED_OR_KEPT,
+        "dead letters",
+    )
     _same(rows["channel"], {key: used for key, used in b.channels.items() if used}, Claim.BALANCES, "channels")
     for event, sent in h.applications.accepted:
         what = f"{event.kind} of {event.request_id} {event.refund_id}"
@@ -146,7 +151,7 @@ def _rows(h: History) -> dict[str, dict[Any, Any]]:
     entries = ask("select kind, entry_id::text, user_id, token_id, quota, held_quota, channel_id, expired"
                   " from billing.ledger_entries where kind in ('consume', 'release')").fetchall()  # fmt: skip
     refunds = ask("select refund_id, request_id::text, quota from billing.refunds")
-    letters = ask("select kind, request_id, fingerprint, state from billing.dead_letters")
+    dead_letters = ask("select kind, request_id, fingerprint, state from billing.dead_letters")
     channels = ask("select channel_id, shard, used_quota from billing.channel_usage")
     return {
         "user": {user: tuple(rest) for user, *rest in users},
@@ -155,7 +160,7 @@ def _rows(h: History) -> dict[str, dict[Any, Any]]:
         "release": {e: (q, expired) for kind, e, _, _, q, _, _, expired in entries if kind == "release"},
         "refund": {refund_id: (request, quota) for refund_id, request, quota in refunds},
         "top_up": dict(ask("select id, quota from billing.top_ups").fetchall()),
-        "letter": {tuple(key): state for *key, state in letters},
+        "dead letter": {tuple(key): state for *key, state in dead_letters},
         "channel": {(channel, shard): used for channel, shard, used in channels if used},
     }
 

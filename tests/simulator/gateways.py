@@ -12,7 +12,7 @@ from billing_tasks import ConsumeLog
 from billing_tasks.errors import Refused, Unavailable
 from billing_tasks.flows.effects import Flow
 from billing_tasks.model.events import Event
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Reservation
 from tests.simulator.actors import Script
 from tests.simulator.books import Key
@@ -163,7 +163,7 @@ class Applications:
                 who = (None, None) if held else (r.user, r.id)
                 return lambda: gateway._refund_quota(held, *who, "upstream 502")
             case "give back":
-                return lambda: self._give_back(r)
+                return lambda: self._refund_request(r)
             case "refund":
                 which, amount = self.dice.choice(("a", "b")), self.dice.choice((None, None, 1, 2, 5))
                 return lambda: self._refund(r, f"{r.name}:{which}", amount)
@@ -179,10 +179,10 @@ class Applications:
 
     def _refund(self, request: Request, refund_id: str, amount: int | None) -> Flow[Any]:
         receipt = yield from self.world.gateway._refund_charge(request.user, request.id, refund_id, amount, "")
-        self.accepted.append((GiveBack(request.user, request.id, "", amount, refund_id).event, False))
+        self.accepted.append((RefundRequest(request.user, request.id, "", amount, refund_id).event, False))
         return receipt
 
-    def _give_back(self, request: Request) -> Flow[Any]:
+    def _refund_request(self, request: Request) -> Flow[Any]:
         """By a message of billing.refund: whatever there is to give back, a hold or a charge."""
         return (yield from self.world.enqueueing._refund_quota(None, request.user, request.id, ""))
 

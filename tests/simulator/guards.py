@@ -252,12 +252,12 @@ FLOWS: list[Guard] = [
         "a dead letter is kept before its event leaves the outbox",
         Cut(
             _SETTLE,
-            "    batch.numbers = yield from letters.keep(batch.refused)  # before their events leave the outbox\n",
+            "    batch.numbers = yield from record.keep(batch.refused)  # before their events leave the outbox\n",
         ),
         Cut(
             _SETTLE,
             "    removed = yield from ask_all(calls)\n",
-            "    removed = yield from ask_all(calls)\n    batch.numbers = yield from letters.keep(batch.refused)\n",
+            "    removed = yield from ask_all(calls)\n    batch.numbers = yield from record.keep(batch.refused)\n",
         ),
     ),
     _guard(
@@ -268,8 +268,8 @@ FLOWS: list[Guard] = [
             _SETTLE,
             "    removed = yield from ask_all(calls)\n",
             "    removed = yield from ask_all(calls)\n"
-            "    from billing_tasks.flows.account_cache import push_copies\n"
-            "    yield from push_copies(\n"
+            "    from billing_tasks.flows.account_cache import push_accounts\n"
+            "    yield from push_accounts(\n"
             "        batch.lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=d.commands)\n",
         ),
     ),

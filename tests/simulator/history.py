@@ -43,9 +43,9 @@ class History(Stage):
         self.clock = 0.0
         self.settings = self.world.settings
         self.names: Counter[str] = Counter()
-        letter_keys: dict[int, tuple[str, str, str]] = {}
+        dead_letter_keys: dict[int, tuple[str, str, str]] = {}
         for ledger in (self.world.ledger, self.world.patient):
-            ledger.begin(self.books, self.refused, letter_keys)
+            ledger.begin(self.books, self.refused, dead_letter_keys)
 
     # -- the storm ----------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class History(Stage):
             (a.tombstone_is_forgotten, 2),
             (a.copies_grow_old, 3),
             (self._an_hour_passes, 2),
-            (a.letters_come_due, 1),
+            (a.dead_letters_come_due, 1),
             (self._budget_runs_out, 1),
         ]
         self._happens(self._one_of(passing))

@@ -280,9 +280,9 @@ class Oracle:
     def accounted_for(self, event: Event, *, sent: bool) -> bool:
         """Whether something that was accepted ended anywhere. `sent`: as a message, which may be kept as it came."""
         books = self.books
-        if sent and any(key[:2] == (str(event.kind), event.request_id) for key in books.letters):
+        if sent and any(key[:2] == (str(event.kind), event.request_id) for key in books.dead_letters):
             return True
-        conflict = ("conflict", event.request_id, event.fingerprint) in books.letters
+        conflict = ("conflict", event.request_id, event.fingerprint) in books.dead_letters
         gone = identity(event) in self.destroyed | self.set_aside
         return conflict or books.booked(event) or books.kept(event) or gone
 

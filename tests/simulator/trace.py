@@ -104,7 +104,7 @@ def _value(value: Any) -> str:
         case list():
             return "[" + ", ".join(map(_value, value)) + "]"
         case DeadLetter():
-            return f"letter {value.id}: {value.kind} of {value.request_id}, {value.reason}, {value.state}"
+            return f"dead letter {value.id}: {value.kind} of {value.request_id}, {value.reason}, {value.state}"
         case str() | int() | dict() | tuple() | None:
             return str(value)
     return ""
@@ -121,7 +121,7 @@ def _reply(value: Any) -> str:
         case PostedBatch():
             return f"{[str(outcome) for outcome in value.outcomes]} {_reply([*value.users, *value.tokens])}"
         case Reserved():
-            return f"{value.outcome} {value.a}"
+            return f"{value.outcome} {value.available}"
         case Closed():
             return f"{value.outcome} {value.held}{', ring' if value.ring else ''}"
         case OutboxEntry():

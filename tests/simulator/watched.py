@@ -11,7 +11,7 @@ from billing_tasks.errors import IdempotencyConflict
 from billing_tasks.ledger import columns
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
 from billing_tasks.ledger.models import Token, User
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
@@ -25,12 +25,12 @@ class WatchedLedger(Ledger):
 
     books: Books
     refused: set[str]
-    letter_keys: dict[int, tuple[str, str, str]]
+    dead_letter_keys: dict[int, tuple[str, str, str]]
     about = ""  # the request that was booked last
 
-    def begin(self, books: Books, refused: set[str], letter_keys: dict[int, tuple[str, str, str]]) -> None:
+    def begin(self, books: Books, refused: set[str], dead_letter_keys: dict[int, tuple[str, str, str]]) -> None:
         """A new history."""
-        self.books, self.refused, self.letter_keys = books, refused, letter_keys
+        self.books, self.refused, self.dead_letter_keys = books, refused, dead_letter_keys
         self._staged: list[Apply] = []
 
     @property
@@ -83,39 +83,43 @@ class WatchedLedger(Ledger):
 
     # -- dead letters -------------------------------------------------------------------------------------
 
-    def add_dead_letter(self, **letter: Any) -> Any:
-        kept, new = super().add_dead_letter(**letter)
+    def add_dead_letter(self, **dead_letter: Any) -> Any:
+        kept, new = super().add_dead_letter(**dead_letter)
         key = kept.kind, kept.request_id, kept.fingerprint
-        demand(new == (key not in self.books.letters), Claim.ANSWERS, f"dead letter {key} is new: {new}")
-        self.letter_keys[kept.id] = key
+        demand(new == (key not in self.books.dead_letters), Claim.ANSWERS, f"dead letter {key} is new: {new}")
+        self.dead_letter_keys[kept.id] = key
         self._staged.append(self.books.keep(key, kept.state))
         return kept, new
 
-    def mark_dead_letter(self, letter_id: int, state: LetterState, **more: Any) -> Any:
-        letter = super().mark_dead_letter(letter_id, state, **more)
-        if letter is not None:
-            self._staged.append(self.books.mark(self.letter_keys[letter_id], state))
-        return letter
+    def mark_dead_letter(self, letter_id: int, state: DeadLetterState, **more: Any) -> Any:
+        dead_letter = super().mark_dead_letter(letter_id, state, **more)
+        if dead_letter is not None:
+            self._staged.append(self.books.mark(self.dead_letter_keys[letter_id], state))
+        return dead_letter
 
     def claim_dead_letters(self, **more: Any) -> Any:
-        letters = super().claim_dead_letters(**more)
-        for letter in letters:
-            before = self.books.letters[self.letter_keys[letter.id]]
-            demand(before in (LetterState.RETRYING, LetterState.FAILED), Claim.ANSWERS, f"{letter.id} was {before}")
-            self._staged.append(self.books.mark(self.letter_keys[letter.id], LetterState.RETRYING))
-        return letters
+        dead_letters = super().claim_dead_letters(**more)
+        for dead_letter in dead_letters:
+            before = self.books.dead_letters[self.dead_letter_keys[dead_letter.id]]
+            demand(
+                before in (DeadLetterState.RETRYING, DeadLetterState.FAILED),
+                Claim.ANSWERS,
+                f"{dead_letter.id} was {before}",
+            )
+            self._staged.append(self.books.mark(self.dead_letter_keys[dead_letter.id], DeadLetterState.RETRYING))
+        return dead_letters
 
     def give_up_lost_attempts(self, **more: Any) -> int:
-        open_before = {number for number, key in self.letter_keys.items() if self._retrying(key)}
+        open_before = {number for number, key in self.dead_letter_keys.items() if self._retrying(key)}
         count = super().give_up_lost_attempts(**more)
         if count:
-            failed = LetterState.FAILED
+            failed = DeadLetterState.FAILED
             given_up = super().dead_letter_numbers(numbers=sorted(open_before), states=(failed,))
-            self._staged += [self.books.mark(self.letter_keys[number], failed) for number in given_up]
+            self._staged += [self.books.mark(self.dead_letter_keys[number], failed) for number in given_up]
         return count
 
     def _retrying(self, key: tuple[str, str, str]) -> bool:
-        return self.books.letters.get(key) is LetterState.RETRYING
+        return self.books.dead_letters.get(key) is DeadLetterState.RETRYING
 
     def book_dead_letter(self, letter_id: int, shard: int, event: Event, verdict: Any) -> Any:
         self._refuse([event])
@@ -126,7 +130,7 @@ class WatchedLedger(Ledger):
             post = self.books.refund if event.kind is Kind.REFUND else self.books.post_one
             self._staged.append(post(shard, event, batch))
             state = verdict(found, batch.outcomes[0]).state
-            self._staged.append(self.books.mark(self.letter_keys[letter_id], state))
+            self._staged.append(self.books.mark(self.dead_letter_keys[letter_id], state))
         return found, batch
 
     # -- operators ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from billing_tasks.broker import names
-from billing_tasks.broker.decode import consume_log_from, give_back_from
+from billing_tasks.broker.decode import consume_log_from, refund_request_from
 from billing_tasks.errors import InvalidRequest, Refused
 from billing_tasks.flows.dead_letters import record, retry
 from billing_tasks.flows.effects import Flow, InLedger, ask
@@ -32,7 +32,7 @@ def task(
         return
     if "dead_letter" in kwargs:
         number, count = kwargs["dead_letter"], kwargs["attempt"]
-        yield from retry.attempt(number, who="worker", commands=commands, settings=settings, count=count)
+        yield from retry.attempt(number, actor="worker", commands=commands, settings=settings, count=count)
     elif message.task == names.CONSUME:
         try:
             yield from consume.consume(consume_log_from(kwargs), commands=commands)
@@ -41,7 +41,7 @@ def task(
             raise
     else:
         try:
-            yield from refund.give_back(give_back_from(kwargs), commands=commands)
+            yield from refund.request(refund_request_from(kwargs), commands=commands)
         except Refused as exc:
             yield from record.keep([record.of_message("refund", kwargs, exc, task_id=message.task_id)])
             raise

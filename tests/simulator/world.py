@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from billing_tasks.admin.accounts import Accounts
-from billing_tasks.client.base import Gateway
+from billing_tasks.client.base import BookkeeperBase
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.ledger import upgrade
@@ -122,8 +122,8 @@ class World:
         patient = self.settings.model_copy(update={"lock_timeout_seconds": 30.0, "statement_timeout_seconds": 60.0})
         self.patient = WatchedLedger(SteppedDatabase(patient))
         self.commands = self.runtime.commands
-        self.gateway = Gateway(self.settings, self.commands)
-        self.enqueueing = Gateway(self.settings.model_copy(update={"dispatch": "request"}), self.commands)
+        self.gateway = BookkeeperBase(self.settings, self.commands)
+        self.enqueueing = BookkeeperBase(self.settings.model_copy(update={"dispatch": "request"}), self.commands)
         self.accounts = Accounts(self.runtime)
         self.redis: Any = self.runtime.holds.client
         self.sql = psycopg.connect(database_url, autocommit=True)

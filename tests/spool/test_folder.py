@@ -122,8 +122,8 @@ def test_usage_of_an_unknown_user_becomes_a_dead_letter_when_it_is_relayed(billi
     with Bookkeeper.from_settings(cut_off) as bk:
         assert bk.consume(log_of((999, 999))).spooled
     assert relayed(back(billing, cut_off).model_copy(update={"redis_url": NO_REDIS})) == (0, 1, 0)
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.reason, letter.user_id) == ("unknown_user", 999)
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.reason, dead_letter.user_id) == ("unknown_user", 999)
     assert files(cut_off) == []
 
 

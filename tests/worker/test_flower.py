@@ -46,7 +46,7 @@ def test_a_failed_refund_is_found_in_flower_and_retried_there(
     # A refund for more than nothing: its charge has not come yet, and may never come.
     billing.bk.refund_charge(user_id=payer[0], request_id=failing, refund_id="case-17", quota=30)
 
-    task_id = f"refund:{failing}:1.1"  # letter 1, attempt 1
+    task_id = f"refund:{failing}:1.1"  # dead letter 1, attempt 1
     task = eventually(lambda: flower.tasks(search=failing).get(task_id), what="the refund has a task of its own")
     failed = eventually(lambda: flower.tasks(state="FAILURE").get(task_id), what="the task is a FAILURE")
     assert (task["name"], failing in failed["kwargs"]) == ("billing.refund", True)
@@ -60,16 +60,20 @@ def test_a_failed_refund_is_found_in_flower_and_retried_there(
     told = ask(flower, kind="refund", limit=10, dry_run=True)
     assert "charge found, 50 of 50 left: would give back 30" in told
     assert billing.accounts.user(payer[0]).used_quota == 90  # asking changed nothing
-    assert "'sent': 1" in ask(flower, kind="refund", limit=10, who="ann", why="the charge came")
+    assert "'sent': 1" in ask(flower, kind="refund", limit=10, actor="ann", comment="the charge came")
     eventually(lambda: billing.accounts.user(payer[0]).used_quota == 60, what="the refund is booked")
     task_id = f"refund:{failing}:1.2"
     done = eventually(lambda: flower.tasks(state="SUCCESS").get(task_id), what="Flower shows the success")
     assert "booked now" in done["result"]
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.state, letter.handled_by, letter.handled_why) == ("resolved", "ann", "the charge came")
-    told_twice = ask(flower, numbers=[letter.id], dry_run=True)
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.state, dead_letter.handled_by, dead_letter.handled_comment) == (
+        "resolved",
+        "ann",
+        "the charge came",
+    )
+    told_twice = ask(flower, numbers=[dead_letter.id], dry_run=True)
     assert "already resolved" in told_twice
-    assert f"'not_sent': [{letter.id}, 12345]" in ask(flower, numbers=[12345, letter.id])
+    assert f"'not_sent': [{dead_letter.id}, 12345]" in ask(flower, numbers=[12345, dead_letter.id])
 
 
 def ask(flower: Flower, **kwargs: object) -> str:
@@ -93,7 +97,7 @@ def test_a_retry_is_chosen_and_refused_through_flower_as_on_the_command_line(
     requests = [new_request_id() for _ in users]
     for user_id, request_id in zip(users, requests, strict=True):
         billing.bk.refund_charge(user_id=user_id, request_id=request_id, refund_id=f"case {request_id}", quota=5)
-    # Each was attempted once: a letter that a worker has in its hands is passed by.
+    # Each was attempted once: a dead letter that a worker has in its hands is passed by.
     attempted = "select count(*) from billing.dead_letters where attempts = 1"
     eventually(lambda: billing.sql(attempted) == [(3,)], what="three refunds failed")
 

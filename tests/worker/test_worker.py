@@ -84,8 +84,8 @@ def test_every_message_delivered_twice_to_two_workers_changes_no_balance(
 
     def settled() -> bool:
         # A refund that overtook its charge waits as a dead letter; booking it is the retry's work.
-        for letter in billing.runtime.ledger.dead_letters():
-            if letter.state == "retrying":
+        for dead_letter in billing.runtime.ledger.dead_letters():
+            if dead_letter.state == "retrying":
                 task = {"kind": "refund", "limit": 100}
                 billing.runtime.doorbell.enqueue(names.RETRY_FAILED, str(uuid.uuid4()), task)
         return drained(billing) and used() == expected
@@ -182,7 +182,7 @@ def test_a_message_that_can_not_be_used_is_kept_and_the_rest_is_booked(billing: 
     producer.close()
     eventually(lambda: billing.accounts.user(payer[0]).used_quota == 5, what="the good one is booked")
     eventually(lambda: len(billing.runtime.ledger.dead_letters()) == 5, what="the bad ones are kept")
-    assert {letter.reason for letter in billing.runtime.ledger.dead_letters()} == {"invalid_request"}
+    assert {dead_letter.reason for dead_letter in billing.runtime.ledger.dead_letters()} == {"invalid_request"}
 
 
 def test_expiry_runs_as_a_task(billing: Billing, processes: Processes) -> None:

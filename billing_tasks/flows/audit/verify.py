@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from billing_tasks.holds.audit import Copy, Snapshot, audit
+from billing_tasks.holds.audit import CachedAccount, Snapshot, audit
 from billing_tasks.holds.repairs import Repair
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.store import Ledger
@@ -87,14 +87,14 @@ def check(*, holds: HoldStore, ledger: Ledger, sums: bool = True) -> Report:
     seen = audit(holds)
     report = Report(open_holds=seen.open_holds, backlog=seen.events)
     report.findings += [Finding(4, off.what, off.id, off.expected, off.actual, off.repair) for off in seen.off]
-    _compare_copies(seen, ledger, report)
+    _compare_accounts(seen, ledger, report)
     _compare_outboxes(seen, ledger, report)
     missing = ledger.count_missing()
     report.incidents, report.events_missing = missing.incidents, missing.events
     report.unjudged = seen.unjudged
     of_redis = {
         2: f"{sum(seq for _, seq in seen.epochs.values())} events of {len(seen.epochs)} outboxes",
-        4: f"{len(seen.copies)} account copies, {seen.open_holds} open holds, {seen.events} events waiting"
+        4: f"{len(seen.accounts)} account copies, {seen.open_holds} open holds, {seen.events} events waiting"
         + (f"; {seen.unjudged} not judged, their shard has too much waiting" if seen.unjudged else ""),
         6: f"{missing.incidents} incidents, {missing.events} events known to be missing",
     }
@@ -119,22 +119,22 @@ def _guarantee_of(what: str) -> int:
     return next((number for word, number in _BY_INVARIANT.items() if word in what), 3)
 
 
-def _compare_copies(seen: Snapshot, ledger: Ledger, report: Report) -> None:
-    """A copy is a version that PostgreSQL had: never newer, and equal if the version is."""
-    by_kind: dict[str, list[Copy]] = defaultdict(list)
-    for copy in seen.copies:
-        if copy.version is not None:
-            by_kind[copy.which].append(copy)
-    for which, copies in by_kind.items():
-        rows = ledger.balances(which, [copy.id for copy in copies])
-        for copy in copies:
-            balance, version = rows.get(copy.id, (0, -1))
-            if copy.version is not None and copy.version > version:
+def _compare_accounts(seen: Snapshot, ledger: Ledger, report: Report) -> None:
+    """A cached account is a version that PostgreSQL had: never newer, and equal if the version is."""
+    by_kind: dict[str, list[CachedAccount]] = defaultdict(list)
+    for account in seen.accounts:
+        if account.version is not None:
+            by_kind[account.which].append(account)
+    for which, accounts in by_kind.items():
+        rows = ledger.balances(which, [account.id for account in accounts])
+        for account in accounts:
+            balance, version = rows.get(account.id, (0, -1))
+            if account.version is not None and account.version > version:
                 what = f"{which}.version in Redis"
-                report.findings.append(Finding(4, what, str(copy.id), version, copy.version, copy.forget))
-            elif copy.version == version and copy.balance not in (None, balance):
+                report.findings.append(Finding(4, what, str(account.id), version, account.version, account.forget))
+            elif account.version == version and account.balance not in (None, balance):
                 what = f"{which}.balance in Redis"
-                report.findings.append(Finding(4, what, str(copy.id), balance, copy.balance or 0, copy.forget))
+                report.findings.append(Finding(4, what, str(account.id), balance, account.balance or 0, account.forget))
 
 
 def _compare_outboxes(seen: Snapshot, ledger: Ledger, report: Report) -> None:

@@ -19,27 +19,29 @@ from billing_tasks.errors import BillingError, IdempotencyConflict, InvalidReque
 from billing_tasks.flows.effects import Enqueue, Flow, InLedger, ask
 from billing_tasks.holds.replies import OutboxEntry
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
-from billing_tasks.ledger.rows import DeadLetter, LetterState
+from billing_tasks.ledger.rows import DeadLetter, DeadLetterState
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind, fingerprint
 from billing_tasks.model.ids import check_request_id
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 
 #: Why an event was not booked, for the person who reads the row.
 WHY = {
-    Posted.CONFLICT: "The same request_id was booked before with another body; that one stands.",
-    Posted.UNKNOWN_USER: "There is no such user.",
-    Posted.UNKNOWN_TOKEN: "The user has no such token.",
-    Posted.NO_CHARGE: "Nothing is charged under this request_id yet.",
-    Posted.ABOVE_CHARGE: "The refunds would exceed the charge.",
+    PostOutcome.CONFLICT: "The same request_id was booked before with another body; that one stands.",
+    PostOutcome.UNKNOWN_USER: "There is no such user.",
+    PostOutcome.UNKNOWN_TOKEN: "The user has no such token.",
+    PostOutcome.NO_CHARGE: "Nothing is charged under this request_id yet.",
+    PostOutcome.ABOVE_CHARGE: "The refunds would exceed the charge.",
 }
 MALFORMED = "malformed"
 #: Proven to be refused again unless a person changes something. Every other reason time may heal: the charge that
 #: a refund is for may be on its way, a server come back, a bug be repaired.
 FOR_EVER = frozenset(
     {
-        *map(str, (Posted.CONFLICT, Posted.UNKNOWN_USER, Posted.UNKNOWN_TOKEN, Posted.ABOVE_CHARGE)),
+        *map(
+            str, (PostOutcome.CONFLICT, PostOutcome.UNKNOWN_USER, PostOutcome.UNKNOWN_TOKEN, PostOutcome.ABOVE_CHARGE)
+        ),
         *(MALFORMED, InvalidRequest.code, IdempotencyConflict.code),
     }
 )
@@ -49,7 +51,7 @@ LONGEST_WAIT_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class NewDeadLetter:
     """A dead letter to be kept."""
 
     kind: str
@@ -66,24 +68,24 @@ class Letter:
         return self.reason not in FOR_EVER
 
 
-def of_event(event: Event, reason: str, error: str = "") -> Letter:
-    """The letter of an event that the ledger refused."""
+def of_event(event: Event, reason: str, error: str = "") -> NewDeadLetter:
+    """The dead letter of an event that the ledger refused."""
     kind, payload = str(event.kind), events.encode(event)
-    return Letter(kind, event.request_id, event.user_id, event.fingerprint, payload, str(reason), error)
+    return NewDeadLetter(kind, event.request_id, event.user_id, event.fingerprint, payload, str(reason), error)
 
 
-def of_outcome(event: Event, outcome: Posted) -> Letter:
-    """The letter of an event that the ledger answered with anything but booked."""
+def of_outcome(event: Event, outcome: PostOutcome) -> NewDeadLetter:
+    """The dead letter of an event that the ledger answered with anything but booked."""
     return of_event(event, outcome, WHY[outcome])
 
 
-def of_refused_data(event: Event, error: LedgerRefusedData) -> Letter:
-    """The letter of an event that the ledger can't store."""
+def of_refused_data(event: Event, error: LedgerRefusedData) -> NewDeadLetter:
+    """The dead letter of an event that the ledger can't store."""
     return of_event(event, reason_of(error), error.message)
 
 
-def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_id: str) -> Letter:
-    """The letter of a Celery message that can't be used, as it came; without a usable id the task's serves."""
+def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_id: str) -> NewDeadLetter:
+    """The dead letter of a Celery message that can't be used, as it came; without a usable id the task's serves."""
     # ASCII, because JSON from elsewhere may hold lone surrogates that UTF-8 has no bytes for.
     try:
         payload = json.dumps(message, ensure_ascii=True, default=str).encode()
@@ -95,12 +97,12 @@ def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_
         request_id = task_id
     user_id = message.get("user_id")
     known_user = user_id if type(user_id) is int else None
-    return Letter(kind, request_id, known_user, _of_message(payload), payload, error.code, error.message)
+    return NewDeadLetter(kind, request_id, known_user, _of_message(payload), payload, error.code, error.message)
 
 
-def of_entry(entry: OutboxEntry, error: str) -> Letter:
-    """The letter of an outbox entry that is no event."""
-    return Letter(
+def of_entry(entry: OutboxEntry, error: str) -> NewDeadLetter:
+    """The dead letter of an outbox entry that is no event."""
+    return NewDeadLetter(
         entry.kind or "unknown",
         entry.request_id or entry.entry_id,
         entry.user_id,
@@ -118,22 +120,22 @@ def reason_of(error: InvalidRequest) -> str:
     return NO_PARTITION if error.reason == NO_PARTITION else MALFORMED
 
 
-def event_of(letter: DeadLetter) -> Event:
+def event_of(dead_letter: DeadLetter) -> Event:
     """The event inside a dead letter, whether it came from an outbox or as a message. Raises InvalidRequest.
 
     A message has to pass the checks of a message, whatever it looks like; and what was filed in an outbox
     and is no event of ours is never booked.
     """
-    if letter.kind not in (Kind.CONSUME, Kind.REFUND, Kind.RELEASE):
-        raise InvalidRequest(f"Nothing of kind {letter.kind} can be booked.", request_id=letter.request_id)
+    if dead_letter.kind not in (Kind.CONSUME, Kind.REFUND, Kind.RELEASE):
+        raise InvalidRequest(f"Nothing of kind {dead_letter.kind} can be booked.", request_id=dead_letter.request_id)
     try:
-        if letter.fingerprint == _of_message(letter.payload):
-            return decode.event_from_message(letter.kind, letter.payload)
-        event = events.decode(letter.payload)
+        if dead_letter.fingerprint == _of_message(dead_letter.payload):
+            return decode.event_from_message(dead_letter.kind, dead_letter.payload)
+        event = events.decode(dead_letter.payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(f"The payload is no event: {exc}", request_id=letter.request_id) from None
-    if (event.fingerprint, event.kind) != (letter.fingerprint, letter.kind):
-        raise InvalidRequest("The payload is no event of ours.", request_id=letter.request_id)
+        raise InvalidRequest(f"The payload is no event: {exc}", request_id=dead_letter.request_id) from None
+    if (event.fingerprint, event.kind) != (dead_letter.fingerprint, dead_letter.kind):
+        raise InvalidRequest("The payload is no event of ours.", request_id=dead_letter.request_id)
     return event
 
 
@@ -146,34 +148,34 @@ def wait_before(attempt: int) -> int:
     return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS << min(attempt, 12))
 
 
-def keep(letters: list[Letter]) -> Flow[list[int]]:
+def keep(dead_letters: list[NewDeadLetter]) -> Flow[list[int]]:
     """Keep them; returns their numbers. Raises Unavailable."""
     numbers = []
-    for letter in letters:
-        number = yield from ask(InLedger(partial(_add, letter)))
+    for dead_letter in dead_letters:
+        number = yield from ask(InLedger(partial(_add, dead_letter)))
         numbers.append(number)
     return numbers
 
 
-def _add(letter: Letter, ledger: Ledger) -> int:
+def _add(dead_letter: NewDeadLetter, ledger: Ledger) -> int:
     kept, _ = ledger.add_dead_letter(
-        kind=letter.kind,
-        request_id=letter.request_id,
-        user_id=letter.user_id,
-        payload=letter.payload,
-        reason=letter.reason,
-        error=letter.error,
-        fingerprint=letter.fingerprint,
-        state=LetterState.RETRYING if letter.transient else LetterState.FAILED,
-        next_attempt_seconds=wait_before(0) if letter.transient else None,
+        kind=dead_letter.kind,
+        request_id=dead_letter.request_id,
+        user_id=dead_letter.user_id,
+        payload=dead_letter.payload,
+        reason=dead_letter.reason,
+        error=dead_letter.error,
+        fingerprint=dead_letter.fingerprint,
+        state=DeadLetterState.RETRYING if dead_letter.transient else DeadLetterState.FAILED,
+        next_attempt_seconds=wait_before(0) if dead_letter.transient else None,
     )
     return kept.id
 
 
 def slow_lane(*, kind: str, request_id: str, number: int, attempt: int, **asked: str) -> Enqueue:
-    """The letter as a Celery task of its own, so that Flower has the request under its own id.
+    """The dead letter as a Celery task of its own, so that Flower has the request under its own id.
 
-    `asked`: who asked for it and why, if somebody did. The id ends with the letter's number and the attempt's:
+    `asked`: who asked for it and why, if somebody did. The id ends with the dead letter's number and the attempt's:
     one request may have several refunds.
     """
     return Enqueue(

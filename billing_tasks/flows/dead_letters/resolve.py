@@ -1,7 +1,7 @@
 """Decide: a person says that a dead letter stays unbooked, or takes that back. Who and why is kept with it.
 
-Nothing is booked and nothing removed: a discarded letter can be reopened, and a
-letter that was booked meanwhile can't be discarded any more.
+Nothing is booked and nothing removed: a discarded dead letter can be reopened, and a
+dead letter that was booked meanwhile can't be discarded any more.
 """
 
 from __future__ import annotations
@@ -10,41 +10,50 @@ from collections.abc import Collection
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.effects import Flow, InLedger, ask
-from billing_tasks.ledger.rows import OPEN, DeadLetter, Happened, LetterState
+from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterState, HistoryKind
 
 
-def discard(number: int, *, who: str, why: str) -> Flow[bool]:
+def discard(number: int, *, actor: str, comment: str) -> Flow[bool]:
     """It stays unbooked. False: somebody discarded it before. Raises InvalidRequest if it was booked."""
-    letter = yield from _decide(number, LetterState.DISCARDED, Happened.DISCARDED, OPEN, who, why)
-    if letter is None:
+    dead_letter = yield from _resolve(number, DeadLetterState.DISCARDED, HistoryKind.DISCARDED, OPEN, actor, comment)
+    if dead_letter is None:
         return True
-    if letter.state is LetterState.DISCARDED:
+    if dead_letter.state is DeadLetterState.DISCARDED:
         return False
-    by = letter.handled_by or "a retry"
+    by = dead_letter.handled_by or "a retry"
     raise InvalidRequest(f"Dead letter {number} was booked by {by}; it can't be discarded.")
 
 
-def reopen(number: int, *, who: str, why: str) -> Flow[None]:
-    """A discarded letter waits for a person again. Raises InvalidRequest if it was not discarded."""
-    letter = yield from _decide(number, LetterState.FAILED, Happened.REOPENED, [LetterState.DISCARDED], who, why)
-    if letter is not None:
-        raise InvalidRequest(f"Dead letter {number} is {letter.state}; only what was discarded can be reopened.")
+def reopen(number: int, *, actor: str, comment: str) -> Flow[None]:
+    """A discarded dead letter waits for a person again. Raises InvalidRequest if it was not discarded."""
+    dead_letter = yield from _resolve(
+        number, DeadLetterState.FAILED, HistoryKind.REOPENED, [DeadLetterState.DISCARDED], actor, comment
+    )
+    if dead_letter is not None:
+        raise InvalidRequest(f"Dead letter {number} is {dead_letter.state}; only what was discarded can be reopened.")
 
 
-def _decide(
-    number: int, state: LetterState, what: Happened, only_from: Collection[LetterState], who: str, why: str
+def _resolve(
+    number: int,
+    state: DeadLetterState,
+    what: HistoryKind,
+    only_from: Collection[DeadLetterState],
+    actor: str,
+    comment: str,
 ) -> Flow[DeadLetter | None]:
-    """None: decided. Else the letter, whose state does not allow it. Raises InvalidRequest if there is none."""
-    if not why.strip():
+    """None: decided. Else the dead letter, whose state does not allow it. Raises InvalidRequest if there is none."""
+    if not comment.strip():
         raise InvalidRequest("Say why: somebody will ask.")
     marked = yield from ask(
         InLedger(
-            lambda ledger: ledger.mark_dead_letter(number, state, what=what, who=who, why=why, only_from=only_from)
+            lambda ledger: ledger.mark_dead_letter(
+                number, state, what=what, actor=actor, comment=comment, only_from=only_from
+            )
         )
     )
     if marked is not None:
         return None
-    letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
-    if letter is None:
+    dead_letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
+    if dead_letter is None:
         raise InvalidRequest(f"There is no dead letter {number}.")
-    return letter
+    return dead_letter

@@ -1,8 +1,8 @@
 """Retry: dead letters, once more. Each attempt posts straight into PostgreSQL under the event's own key.
 
 So an attempt that was interrupted, or made twice, books nothing twice: it finds
-"duplicate", which counts as booked. A letter and its booking are one transaction:
-whoever comes second, a worker or a person, finds the letter settled.
+"duplicate", which counts as booked. A dead letter and its booking are one transaction:
+whoever comes second, a worker or a person, finds the dead letter settled.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from billing_tasks.errors import (
     TokenRefused,
     UserNotFound,
 )
-from billing_tasks.flows.account_cache import clock_of, push_copies
+from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.dead_letters.record import FOR_EVER, WHY, event_of, reason_of, slow_lane, wait_before
-from billing_tasks.flows.dead_letters.select import but_not, count_left_out
+from billing_tasks.flows.dead_letters.select import count_left_out, excluded_reasons
 from billing_tasks.flows.effects import Flow, InLedger, ask
 from billing_tasks.holds.commands import Commands
-from billing_tasks.ledger.rows import OPEN, DeadLetter, Happened, LetterFilter, LetterState, Mark
+from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState, HistoryKind, Mark
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings
 
-#: A letter that was sent and not marked (its task was lost with the broker, say) is due again after this.
+#: A dead letter that was sent and not marked (its task was lost with the broker, say) is due again after this.
 CLAIM_SECONDS = 300
 #: Who asks for what beat repeats.
 BY_ITSELF = "beat"
 
 _ERRORS: dict[str, type[BillingError]] = {
-    Posted.CONFLICT: IdempotencyConflict,
-    Posted.UNKNOWN_USER: UserNotFound,
-    Posted.UNKNOWN_TOKEN: TokenRefused,
-    Posted.NO_CHARGE: ChargeNotFound,
-    Posted.ABOVE_CHARGE: RefundAboveCharge,
+    PostOutcome.CONFLICT: IdempotencyConflict,
+    PostOutcome.UNKNOWN_USER: UserNotFound,
+    PostOutcome.UNKNOWN_TOKEN: TokenRefused,
+    PostOutcome.NO_CHARGE: ChargeNotFound,
+    PostOutcome.ABOVE_CHARGE: RefundAboveCharge,
 }
-_HOLD_GIVEN_BACK = "its hold was given back, and nothing was charged"
+_HOLD_RELEASED = "its hold was given back, and nothing was charged"
 _SAYS = {
-    Posted.POSTED: "booked now",
-    Posted.DUPLICATE: "had been booked before, nothing charged again",
+    PostOutcome.POSTED: "booked now",
+    PostOutcome.DUPLICATE: "had been booked before, nothing charged again",
 }
 
 
@@ -55,7 +55,7 @@ class Attempted:
     dead_letter: int
     request_id: str
     outcome: str
-    says: str
+    message: str
 
     def as_dict(self) -> dict[str, object]:
         """What Flower and --json show."""
@@ -63,7 +63,7 @@ class Attempted:
             "dead_letter": self.dead_letter,
             "request_id": self.request_id,
             "outcome": self.outcome,
-            "says": self.says,
+            "message": self.message,
         }
 
 
@@ -91,76 +91,77 @@ class Sent:
 class _Try:
     """One attempt: who makes it and why, and which one it is."""
 
-    who: str
-    why: str
+    actor: str
+    comment: str
     count: int | None  # None: one more than the row says
     max_attempts: int
 
-    def booked(self, letter: DeadLetter, outcome: Posted, *, why: str = "") -> Mark:
-        what = Happened.POSTED if outcome is Posted.POSTED else Happened.DUPLICATE
+    def booked(self, dead_letter: DeadLetter, outcome: PostOutcome, *, comment: str = "") -> Mark:
+        what = HistoryKind.POSTED if outcome is PostOutcome.POSTED else HistoryKind.DUPLICATE
         return Mark(
-            state=LetterState.RESOLVED,
+            state=DeadLetterState.RESOLVED,
             what=what,
-            who=self.who,
-            why=self.why or why or _SAYS[outcome],
-            attempts=self._count(letter),
+            actor=self.actor,
+            comment=self.comment or comment or _SAYS[outcome],
+            attempts=self._count(dead_letter),
         )
 
-    def refused(self, letter: DeadLetter, *, reason: str, error: str) -> Mark:
-        count = self._count(letter)
+    def refused(self, dead_letter: DeadLetter, *, reason: str, error: str) -> Mark:
+        count = self._count(dead_letter)
         again = reason not in FOR_EVER and count < self.max_attempts
         return Mark(
-            state=LetterState.RETRYING if again else LetterState.FAILED,
-            what=Happened.REFUSED,
-            who=self.who,
-            why=self.why,
+            state=DeadLetterState.RETRYING if again else DeadLetterState.FAILED,
+            what=HistoryKind.REFUSED,
+            actor=self.actor,
+            comment=self.comment,
             reason=reason,
             error=error,
             attempts=count,
             next_attempt_seconds=wait_before(count) if again else None,
         )
 
-    def verdict(self, letter: DeadLetter, outcome: Posted) -> Mark:
+    def verdict(self, dead_letter: DeadLetter, outcome: PostOutcome) -> Mark:
         if outcome.booked:
-            return self.booked(letter, outcome)
-        return self.refused(letter, reason=str(outcome), error=WHY[outcome])
+            return self.booked(dead_letter, outcome)
+        return self.refused(dead_letter, reason=str(outcome), error=WHY[outcome])
 
-    def is_last(self, letter: DeadLetter) -> bool:
-        return self._count(letter) >= self.max_attempts
+    def is_last(self, dead_letter: DeadLetter) -> bool:
+        return self._count(dead_letter) >= self.max_attempts
 
-    def _count(self, letter: DeadLetter) -> int:
-        return letter.attempts + 1 if self.count is None else self.count
+    def _count(self, dead_letter: DeadLetter) -> int:
+        return dead_letter.attempts + 1 if self.count is None else self.count
 
 
 def attempt(
-    number: int, *, who: str, commands: Commands, settings: Settings, count: int | None = None, why: str = ""
+    number: int, *, actor: str, commands: Commands, settings: Settings, count: int | None = None, comment: str = ""
 ) -> Flow[Attempted]:
     """Try to book one dead letter. Raises the error that says why not; the row says it too.
 
-    `who` and `why` are kept with the letter. `count`: the how-manieth attempt this is, if it was sent as a task.
+    `actor` and `comment` are kept with the dead letter. `count`: the number of the attempt, if it was
+    sent as a task.
     """
-    letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
-    if letter is None:
+    dead_letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
+    if dead_letter is None:
         raise InvalidRequest(f"There is no dead letter {number}.")
-    if not letter.open:
-        return _settled_before(letter)
-    this = _Try(who=who, why=why, count=count, max_attempts=settings.max_attempts)
-    if letter.kind == Kind.CONFLICT:
-        mark = this.verdict(letter, Posted.CONFLICT)
-        yield from _mark(letter, mark)
-        raise _refusal(letter, Posted.CONFLICT, mark)
+    if not dead_letter.open:
+        return _settled_before(dead_letter)
+    this = _Try(actor=actor, comment=comment, count=count, max_attempts=settings.max_attempts)
+    if dead_letter.kind == Kind.CONFLICT:
+        mark = this.verdict(dead_letter, PostOutcome.CONFLICT)
+        yield from _mark(dead_letter, mark)
+        raise _refusal(dead_letter, PostOutcome.CONFLICT, mark)
     try:
-        event = event_of(letter)
-        if this.is_last(letter) and (yield from _gave_its_hold_back(event)):
-            yield from _mark(letter, this.booked(letter, Posted.DUPLICATE, why=_HOLD_GIVEN_BACK))
-            return Attempted(letter.id, letter.request_id, str(Posted.DUPLICATE), _HOLD_GIVEN_BACK)
-        return (yield from _book(letter, event, this, commands))
+        event = event_of(dead_letter)
+        if this.is_last(dead_letter) and (yield from _released_its_hold(event)):
+            yield from _mark(dead_letter, this.booked(dead_letter, PostOutcome.DUPLICATE, comment=_HOLD_RELEASED))
+            return Attempted(dead_letter.id, dead_letter.request_id, str(PostOutcome.DUPLICATE), _HOLD_RELEASED)
+        return (yield from _book(dead_letter, event, this, commands))
     except InvalidRequest as exc:
-        yield from _mark(letter, this.refused(letter, reason=reason_of(exc), error=exc.message))
+        yield from _mark(dead_letter, this.refused(dead_letter, reason=reason_of(exc), error=exc.message))
         raise
 
 
-def _gave_its_hold_back(event: Event) -> Flow[bool]:
+def _released_its_hold(event: Event) -> Flow[bool]:
     """True for a request's default refund that found Redis away, whose hold ended unused since.
 
     Asked only before giving up: until then its usage may still be on its way, and the refund waits for it.
@@ -171,46 +172,48 @@ def _gave_its_hold_back(event: Event) -> Flow[bool]:
     return Kind.RELEASE in kinds and Kind.CONSUME not in kinds
 
 
-def _book(letter: DeadLetter, event: Event, this: _Try, commands: Commands) -> Flow[Attempted]:
+def _book(dead_letter: DeadLetter, event: Event, this: _Try, commands: Commands) -> Flow[Attempted]:
     shard = commands.keys.shard_of(event.user_id)
     clock = yield from clock_of(event.user_id, commands)
     found, batch = yield from ask(
-        InLedger(lambda ledger: ledger.book_dead_letter(letter.id, shard, event, this.verdict))
+        InLedger(lambda ledger: ledger.book_dead_letter(dead_letter.id, shard, event, this.verdict))
     )
     if found is None or batch is None:
-        return _settled_before(found or letter)
-    yield from push_copies(clock, users=batch.users, tokens=batch.tokens, commands=commands)
+        return _settled_before(found or dead_letter)
+    yield from push_accounts(clock, users=batch.users, tokens=batch.tokens, commands=commands)
     outcome = batch.outcomes[0]
     if not outcome.booked:
-        raise _refusal(letter, outcome, this.verdict(found, outcome))
-    return Attempted(letter.id, letter.request_id, str(outcome), _SAYS[outcome])
+        raise _refusal(dead_letter, outcome, this.verdict(found, outcome))
+    return Attempted(dead_letter.id, dead_letter.request_id, str(outcome), _SAYS[outcome])
 
 
-def _settled_before(letter: DeadLetter) -> Attempted:
-    if letter.state is LetterState.RESOLVED:
-        says = _SAYS[Posted.DUPLICATE]
+def _settled_before(dead_letter: DeadLetter) -> Attempted:
+    if dead_letter.state is DeadLetterState.RESOLVED:
+        message = _SAYS[PostOutcome.DUPLICATE]
     else:
-        says = f"discarded by {letter.handled_by or 'somebody'}, nothing done; to book it, reopen it first"
-    return Attempted(letter.id, letter.request_id, f"already {letter.state}", says)
+        message = f"discarded by {dead_letter.handled_by or 'somebody'}, nothing done; to book it, reopen it first"
+    return Attempted(dead_letter.id, dead_letter.request_id, f"already {dead_letter.state}", message)
 
 
-def _refusal(letter: DeadLetter, outcome: Posted, mark: Mark) -> BillingError:
+def _refusal(dead_letter: DeadLetter, outcome: PostOutcome, mark: Mark) -> BillingError:
     """The error that Flower shows, with what comes next."""
     comes_next = "it waits for a person"
     if mark.next_attempt_seconds is not None:
         comes_next = f"attempt {mark.attempts} failed, the next in {mark.next_attempt_seconds:.0f} s"
-    return _ERRORS[outcome](f"{WHY[outcome]} (dead letter {letter.id}: {comes_next})", request_id=letter.request_id)
+    return _ERRORS[outcome](
+        f"{WHY[outcome]} (dead letter {dead_letter.id}: {comes_next})", request_id=dead_letter.request_id
+    )
 
 
-def _mark(letter: DeadLetter, mark: Mark) -> Flow[None]:
+def _mark(dead_letter: DeadLetter, mark: Mark) -> Flow[None]:
     yield from ask(
         InLedger(
             lambda ledger: ledger.mark_dead_letter(
-                letter.id,
+                dead_letter.id,
                 mark.state,
                 what=mark.what,
-                who=mark.who,
-                why=mark.why,
+                actor=mark.actor,
+                comment=mark.comment,
                 reason=mark.reason,
                 error=mark.error,
                 next_attempt_seconds=mark.next_attempt_seconds,
@@ -221,12 +224,12 @@ def _mark(letter: DeadLetter, mark: Mark) -> Flow[None]:
     )
 
 
-def broke(number: int, error: str, *, who: str, settings: Settings, count: int | None = None) -> Flow[None]:
-    """Note that an attempt met a bug; after `max_attempts` of them the letter waits for a person."""
-    letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
-    if letter is not None:
-        this = _Try(who=who, why="", count=count, max_attempts=settings.max_attempts)
-        yield from _mark(letter, this.refused(letter, reason="unexpected", error=error))
+def broke(number: int, error: str, *, actor: str, settings: Settings, count: int | None = None) -> Flow[None]:
+    """Note that an attempt met a bug; after `max_attempts` of them the dead letter waits for a person."""
+    dead_letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
+    if dead_letter is not None:
+        this = _Try(actor=actor, comment="", count=count, max_attempts=settings.max_attempts)
+        yield from _mark(dead_letter, this.refused(dead_letter, reason="unexpected", error=error))
 
 
 def send_again(
@@ -234,44 +237,50 @@ def send_again(
     limit: int,
     due_only: bool,
     settings: Settings,
-    who: str = BY_ITSELF,
-    why: str = "",
-    **wanted: Unpack[LetterFilter],
+    actor: str = BY_ITSELF,
+    comment: str = "",
+    **wanted: Unpack[DeadLetterFilter],
 ) -> Flow[Sent]:
     """Send dead letters to the workers, each as a task of its own.
 
     `due_only`: those whose own time has come; else also those that wait for a person, or for their time. What is
     refused for ever is left out unless it was asked for by number or reason.
     """
-    leave_out = () if due_only else but_not(wanted)
+    leave_out = () if due_only else excluded_reasons(wanted)
     limit = max(limit, len(wanted.get("numbers", ())))
     if due_only:
-        wanted["states"] = (LetterState.RETRYING,)
+        wanted["states"] = (DeadLetterState.RETRYING,)
         yield from ask(InLedger(lambda ledger: ledger.give_up_lost_attempts(after_attempts=settings.max_attempts)))
     else:
         wanted["states"] = wanted.get("states") or OPEN
     asked_for: list[int] = []
     if not due_only:  # a person is told what the claim passes by
-        asked_for = yield from ask(InLedger(lambda ledger: ledger.dead_letter_numbers(but_not=leave_out, **wanted)))
-    letters = yield from ask(
+        asked_for = yield from ask(
+            InLedger(lambda ledger: ledger.dead_letter_numbers(excluded_reasons=leave_out, **wanted))
+        )
+    dead_letters = yield from ask(
         InLedger(
             lambda ledger: ledger.claim_dead_letters(
                 limit=limit,
                 lease_seconds=CLAIM_SECONDS,
                 due_only=due_only,
-                but_not=leave_out,
-                who=who,
-                why=why,
+                excluded_reasons=leave_out,
+                actor=actor,
+                comment=comment,
                 **wanted,
             )
         )
     )
-    asked = {} if due_only else {"who": who, "why": why}
-    for letter in letters:
+    asked = {} if due_only else {"actor": actor, "comment": comment}
+    for dead_letter in dead_letters:
         yield slow_lane(
-            kind=letter.kind, request_id=letter.request_id, number=letter.id, attempt=letter.attempts, **asked
+            kind=dead_letter.kind,
+            request_id=dead_letter.request_id,
+            number=dead_letter.id,
+            attempt=dead_letter.attempts,
+            **asked,
         )
     left_out = yield from count_left_out(wanted, leave_out)
-    sent = [letter.id for letter in letters]
+    sent = [dead_letter.id for dead_letter in dead_letters]
     not_sent = sorted({*asked_for, *wanted.get("numbers", ())}.difference(sent))
-    return Sent(sent, [letter.request_id for letter in letters], left_out, not_sent)
+    return Sent(sent, [dead_letter.request_id for dead_letter in dead_letters], left_out, not_sent)

@@ -14,7 +14,7 @@ from typing import Any
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters.record import FOR_EVER
 from billing_tasks.flows.effects import Flow, InLedger, ask
-from billing_tasks.ledger.rows import OPEN, LetterFilter
+from billing_tasks.ledger.rows import OPEN, DeadLetterFilter
 from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_list, check_moment, check_text
@@ -24,40 +24,42 @@ _FILTERS = ("kind", "reason", "user_id", "request_ids", "numbers", "since", "bef
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Letters that were asked for."""
+class Selected:
+    """Dead letters that were asked for."""
 
     numbers: list[int]  # at most as many as asked for, oldest first
     more: bool  # others match, too
     left_out: dict[str, int]  # refused for ever: how many, by reason
 
 
-def choose(wanted: LetterFilter, *, limit: int | None, leave_out: Collection[str] = ()) -> Flow[Chosen]:
-    """The letters that match, but for reasons in `leave_out`; those are counted."""
+def select_dead_letters(
+    wanted: DeadLetterFilter, *, limit: int | None, leave_out: Collection[str] = ()
+) -> Flow[Selected]:
+    """The dead letters that match, but for reasons in `leave_out`; those are counted."""
     most = None if limit is None else limit + 1
     numbers = yield from ask(
-        InLedger(lambda ledger: ledger.dead_letter_numbers(limit=most, but_not=leave_out, **wanted))
+        InLedger(lambda ledger: ledger.dead_letter_numbers(limit=most, excluded_reasons=leave_out, **wanted))
     )
     left_out = yield from count_left_out(wanted, leave_out)
-    return Chosen(numbers[:limit], limit is not None and len(numbers) > limit, left_out)
+    return Selected(numbers[:limit], limit is not None and len(numbers) > limit, left_out)
 
 
-def count_left_out(wanted: LetterFilter, leave_out: Collection[str]) -> Flow[dict[str, int]]:
-    """How many letters match whose reason is in `leave_out`, by reason."""
+def count_left_out(wanted: DeadLetterFilter, leave_out: Collection[str]) -> Flow[dict[str, int]]:
+    """How many dead letters match whose reason is in `leave_out`, by reason."""
     if not leave_out:
         return {}
     reasons = yield from ask(InLedger(lambda ledger: ledger.count_reasons(**wanted)))
     return {reason: count for reason, count in reasons.items() if reason in leave_out}
 
 
-def filter_from(asked: dict[str, Any]) -> LetterFilter:
+def filter_from(asked: dict[str, Any]) -> DeadLetterFilter:
     """The filter inside a message of billing.retry_failed: open letters, or these numbers. Raises InvalidRequest."""
     unknown = asked.keys() - _FILTERS
     if unknown:
         raise InvalidRequest(
             f"billing.retry_failed does not know {shorten(sorted(unknown))}; as filters it takes {', '.join(_FILTERS)}."
         )
-    wanted = LetterFilter() if asked.get("numbers") else LetterFilter(states=OPEN)
+    wanted = DeadLetterFilter() if asked.get("numbers") else DeadLetterFilter(states=OPEN)
     for name in ("kind", "reason"):
         if asked.get(name) is not None:
             wanted[name] = check_text(name, asked[name], 200)
@@ -74,7 +76,7 @@ def filter_from(asked: dict[str, Any]) -> LetterFilter:
     return wanted
 
 
-def but_not(wanted: LetterFilter) -> Collection[str]:
+def excluded_reasons(wanted: DeadLetterFilter) -> Collection[str]:
     """Reasons that a retry leaves out: those refused for ever, unless they are asked for by number or reason."""
     asked = wanted.get("numbers") or wanted.get("reason") is not None or wanted.get("kind") == Kind.CONFLICT
     return () if asked else FOR_EVER

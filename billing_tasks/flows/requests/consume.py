@@ -19,7 +19,7 @@ from billing_tasks.holds.replies import Closed
 from billing_tasks.model import events
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.events import Event
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.model.reservation import Receipt
 
 
@@ -87,15 +87,15 @@ def _post_directly(event: Event, redis_error: Unavailable, shard: int) -> Flow[R
     except Unavailable as exc:
         return (yield from _spool(event, redis_error, exc))
     match outcome:
-        case Posted.UNKNOWN_USER:
+        case PostOutcome.UNKNOWN_USER:
             raise UserNotFound(f"There is no user {event.user_id}; the usage is kept as a dead letter.")
-        case Posted.UNKNOWN_TOKEN:
+        case PostOutcome.UNKNOWN_TOKEN:
             message = f"User {event.user_id} has no token {event.token_id}; the usage is kept as a dead letter."
             raise TokenRefused(message, reason="unknown", request_id=event.request_id)
-        case Posted.CONFLICT:
+        case PostOutcome.CONFLICT:
             raise _conflict(event)
         case _:
-            return Receipt(event.request_id, event.quota, again=outcome is Posted.DUPLICATE, posted=True)
+            return Receipt(event.request_id, event.quota, again=outcome is PostOutcome.DUPLICATE, posted=True)
 
 
 def _spool(event: Event, redis_error: Unavailable, ledger_error: Unavailable) -> Flow[Receipt]:

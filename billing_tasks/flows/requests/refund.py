@@ -21,23 +21,23 @@ from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.outcomes import Release
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt
 
 
-def release_hold(give_back: GiveBack, *, token_id: int | None, held: int, commands: Commands) -> Flow[Receipt]:
+def release_hold(request: RefundRequest, *, token_id: int | None, held: int, commands: Commands) -> Flow[Receipt]:
     """Give an open hold back. Raises ReservationClosed if the request was charged, Unavailable if Redis is away.
 
     Without `token_id` the hold is looked up first, which costs a second round trip.
     """
-    user_id, request_id = give_back.user_id, give_back.request_id
+    user_id, request_id = request.user_id, request.request_id
     try:
         if token_id is None:
             found = yield from ask(commands.hold(user_id=user_id, request_id=request_id))
             if found is None:
                 return Receipt(request_id, 0, again=True)
             token_id, held = found.token_id, found.quota
-        event = release_event(request_id, user_id, token_id, held, reason=give_back.reason, expired=False)
+        event = release_event(request_id, user_id, token_id, held, reason=request.reason, expired=False)
         reply = yield from ask(
             commands.release(request_id=request_id, user_id=user_id, token_id=token_id, payload=events.encode(event))
         )
@@ -58,13 +58,13 @@ def release_hold(give_back: GiveBack, *, token_id: int | None, held: int, comman
             return Receipt(request_id, 0, again=True)
 
 
-def refund_charge(give_back: GiveBack, *, commands: Commands) -> Flow[Receipt]:
+def refund_charge(request: RefundRequest, *, commands: Commands) -> Flow[Receipt]:
     """File the refund of a charge; it is booked with the next settlement. Redis away: booked at once.
 
     Whether there is such a charge and enough left of it shows when it is booked: what can't be is kept as a
     dead letter. Raises NotBooked if neither server took it.
     """
-    return (yield from file(give_back.event, commands=commands))
+    return (yield from file(request.event, commands=commands))
 
 
 def file(event: Event, *, commands: Commands) -> Flow[Receipt]:
@@ -101,7 +101,7 @@ def _spool(event: Event, redis_error: Unavailable, ledger_error: Unavailable) ->
     return Receipt(event.request_id, event.quota, spooled=True)
 
 
-def give_back(wanted: GiveBack, *, commands: Commands) -> Flow[Receipt]:
+def request(wanted: RefundRequest, *, commands: Commands) -> Flow[Receipt]:
     """What the task billing.refund means: a hold that is open is released, a charge is reversed."""
     if wanted.refund_id or wanted.quota is not None:
         return (yield from refund_charge(wanted, commands=commands))
@@ -122,11 +122,11 @@ def give_back(wanted: GiveBack, *, commands: Commands) -> Flow[Receipt]:
     return receipt
 
 
-def enqueue(wanted: GiveBack, *, commands: Commands) -> Flow[Receipt]:
+def enqueue(wanted: RefundRequest, *, commands: Commands) -> Flow[Receipt]:
     """Send the refund as a task of its own (BILLING_DISPATCH=request); without a broker, file it at once."""
     try:
         suffix = f":{wanted.refund_id}" if wanted.refund_id else ""
         yield Enqueue(REFUND, f"refund:{wanted.request_id}{suffix}", wanted.kwargs)
     except Unavailable:
-        return (yield from give_back(wanted, commands=commands))
+        return (yield from request(wanted, commands=commands))
     return Receipt(wanted.request_id, wanted.quota or 0)

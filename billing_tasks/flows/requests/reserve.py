@@ -21,7 +21,7 @@ from billing_tasks.errors import (
     UserDisabled,
     UserQuotaUnreadable,
 )
-from billing_tasks.flows.account_cache import load_copies
+from billing_tasks.flows.account_cache import load_accounts
 from billing_tasks.flows.effects import Flow, ask
 from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.outcomes import Reserve
@@ -45,7 +45,7 @@ class Wanted:
 
 
 #: Refusals that an older copy may be wrong about: a top-up or an edit elsewhere must count.
-_BY_THE_COPY = frozenset(
+_BY_THE_CACHE = frozenset(
     {
         Reserve.USER_DISABLED,
         Reserve.TOKEN_OF_ANOTHER_USER,
@@ -75,7 +75,7 @@ def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> Flow[R
                 yield from _load(wanted, reply, commands)
             except Unavailable:
                 fresh_ms = 0  # PostgreSQL is away: the old copy is the best there is
-        elif outcome in _BY_THE_COPY and not asked_again and reply.b >= settings.refusal_fresh_seconds * 1000:
+        elif outcome in _BY_THE_CACHE and not asked_again and reply.age_ms >= settings.refusal_fresh_seconds * 1000:
             asked_again = True
             try:
                 yield from _load(wanted, reply, commands)
@@ -110,7 +110,7 @@ def _try(wanted: Wanted, fresh_ms: int, commands: Commands, settings: Settings) 
 
 def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> Flow[None]:
     try:
-        yield from load_copies(
+        yield from load_accounts(
             user_id=wanted.user_id,
             token_id=wanted.token_id,
             began_ms=reply.now_ms,
@@ -128,10 +128,10 @@ def _reservation(wanted: Wanted, reply: Reserved, settings: Settings) -> Reserva
         user_id=wanted.user_id,
         token_id=wanted.token_id,
         held_quota=wanted.amount,
-        expires_at_ms=int(reply.a),
+        expires_at_ms=reply.expires_at_ms,
         price=wanted.price,
         client_key=wanted.client_key,
-        trusted=reply.b + wanted.amount > settings.trust_multiplier * wanted.amount,
+        trusted=reply.available + wanted.amount > settings.trust_multiplier * wanted.amount,
         again=again,
     )
 
@@ -141,11 +141,11 @@ def _refusal(wanted: Wanted, reply: Reserved) -> BillingError:
     match reply.outcome:
         case Reserve.INSUFFICIENT_USER_QUOTA:
             return InsufficientUserQuota(
-                f"User {user} has {reply.a} quota available; the request would hold {amount}.",
+                f"User {user} has {reply.available} quota available; the request would hold {amount}.",
                 request_id=request_id,
             )
         case Reserve.INSUFFICIENT_TOKEN_QUOTA:
-            message = f"Token {token} has {reply.a} quota available; the request would hold {amount}."
+            message = f"Token {token} has {reply.available} quota available; the request would hold {amount}."
             return TokenRefused(message, reason="quota", request_id=request_id)
         case Reserve.USER_DISABLED:
             return UserDisabled(f"User {user} is disabled.", request_id=request_id)
@@ -157,10 +157,10 @@ def _refusal(wanted: Wanted, reply: Reserved) -> BillingError:
             message = f"Token {token} does not belong to user {user}."
             return TokenRefused(message, reason="other_user", request_id=request_id)
         case Reserve.HOLD_CLOSED:
-            message = f"Request {request_id} was {reply.a} already."
-            return ReservationClosed(message, reason=str(reply.a), request_id=request_id)
+            message = f"Request {request_id} was {reply.closed_as} already."
+            return ReservationClosed(message, reason=reply.closed_as, request_id=request_id)
         case Reserve.BACKLOG_FULL:
-            message = f"{reply.a} events wait in the outbox of user {user}'s shard; nothing new is accepted."
+            message = f"{reply.backlog} events wait in the outbox of user {user}'s shard; nothing new is accepted."
             return BacklogFull(message, request_id=request_id)
         case _:
             message = f"Request {request_id} came before with another user, token or amount."

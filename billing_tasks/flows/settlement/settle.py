@@ -28,7 +28,7 @@ from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.model import events
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import Posted, PostedBatch
+from billing_tasks.model.posting import PostedBatch, PostOutcome
 from billing_tasks.settings import Settings
 
 #: How long nobody rings after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
@@ -70,10 +70,10 @@ class _Batch:
     last: bool  # there was nothing behind it
     bookable: list[tuple[OutboxEntry, Event]] = field(default_factory=list)
     refunds: list[Event] = field(default_factory=list)
-    outcomes: Counter[Posted] = field(default_factory=Counter)
+    outcomes: Counter[PostOutcome] = field(default_factory=Counter)
     users: dict[int, UserRow] = field(default_factory=dict)
     tokens: dict[int, TokenRow] = field(default_factory=dict)
-    refused: list[record.Letter] = field(default_factory=list)
+    refused: list[record.NewDeadLetter] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of the dead letters that `refused` became
 
     @property
@@ -216,7 +216,7 @@ def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
         return None
     if entry.kind == Kind.CONFLICT:
         event.kind = Kind.CONFLICT  # the gateway sent it as a consume; the script knew better
-        batch.refused.append(record.of_outcome(event, Posted.CONFLICT))
+        batch.refused.append(record.of_outcome(event, PostOutcome.CONFLICT))
         return None
     if entry.kind == Kind.CONSUME:
         event.held_quota = entry.held
@@ -300,10 +300,10 @@ def _settled(batch: _Batch, d: _Drainer) -> Flow[None]:
 
 
 def _report(batch: _Batch, done: Drained) -> Flow[None]:
-    for letter, number in zip(batch.refused, batch.numbers, strict=True):
-        yield from _show_in_flower(letter, number)
-    done.posted += batch.outcomes[Posted.POSTED]
-    done.duplicates += batch.outcomes[Posted.DUPLICATE]
+    for dead_letter, number in zip(batch.refused, batch.numbers, strict=True):
+        yield from _show_in_flower(dead_letter, number)
+    done.posted += batch.outcomes[PostOutcome.POSTED]
+    done.duplicates += batch.outcomes[PostOutcome.DUPLICATE]
     done.dead_lettered += len(batch.refused)
     done.request_ids += [entry.request_id for entry in batch.entries[: max(0, 20 - len(done.request_ids))]]
     done.lag_ms = max(done.lag_ms, batch.lease.now_ms - batch.entries[0].filed_ms)
@@ -329,8 +329,8 @@ def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:
     return chunks
 
 
-def _show_in_flower(letter: record.Letter, number: int) -> Flow[None]:
+def _show_in_flower(dead_letter: record.NewDeadLetter, number: int) -> Flow[None]:
     try:
-        yield record.slow_lane(kind=letter.kind, request_id=letter.request_id, number=number, attempt=1)
+        yield record.slow_lane(kind=dead_letter.kind, request_id=dead_letter.request_id, number=number, attempt=1)
     except Unavailable:
         return  # the row is there; only Flower's view of it is not

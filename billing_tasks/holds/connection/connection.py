@@ -23,11 +23,11 @@ from billing_tasks.holds.commands import Command
 
 #: Nobody's run: fence.lua asks the server.
 UNKNOWN = b"-"
-ASK_FOR_LIFE = b"INFO server\r\n"
+ASK_FOR_RUN_ID = b"INFO server\r\n"
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 
 
-def life_in(info: Any) -> bytes:
+def run_id_in(info: Any) -> bytes:
     """The run_id in a reply of INFO."""
     found = _RUN_ID.search(info if isinstance(info, bytes) else b"")
     return found[1] if found else UNKNOWN
@@ -45,15 +45,15 @@ def packed(commands: Sequence[Command[Any]], life: bytes) -> bytes:
     )
 
 
-class Wire:
+class Connection:
     """One connection, used by one thread at a time; opened when it is first needed, and again after it broke."""
 
-    __slots__ = ("_behind_proxy", "_connection", "_life")
+    __slots__ = ("_behind_proxy", "_connection", "_run_id")
 
     def __init__(self, connection: Any, *, behind_proxy: bool) -> None:
         self._connection = connection  # redis.Connection; its types don't cover what it takes
         self._behind_proxy = behind_proxy
-        self._life = UNKNOWN
+        self._run_id = UNKNOWN
 
     def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """One round trip; a reply each, errors of a command among them. Raises redis.RedisError of the connection."""
@@ -61,11 +61,11 @@ class Wire:
         try:
             if not connection.is_connected:
                 connection.connect()
-                self._life = UNKNOWN
+                self._run_id = UNKNOWN
                 if not self._behind_proxy:
-                    connection.send_packed_command([ASK_FOR_LIFE], check_health=False)
-                    self._life = life_in(connection.read_response())
-            connection.send_packed_command([packed(commands, self._life)], check_health=False)
+                    connection.send_packed_command([ASK_FOR_RUN_ID], check_health=False)
+                    self._run_id = run_id_in(connection.read_response())
+            connection.send_packed_command([packed(commands, self._run_id)], check_health=False)
             replies: list[Any] = []
             for _ in commands:
                 try:
@@ -83,15 +83,15 @@ class Wire:
         self._connection.disconnect()
 
 
-class AsyncWire:
+class AsyncConnection:
     """The same for asyncio; the caller sets the time-out."""
 
-    __slots__ = ("_behind_proxy", "_connection", "_life")
+    __slots__ = ("_behind_proxy", "_connection", "_run_id")
 
     def __init__(self, connection: Any, *, behind_proxy: bool) -> None:
         self._connection = connection
         self._behind_proxy = behind_proxy
-        self._life = UNKNOWN
+        self._run_id = UNKNOWN
 
     async def exchange(self, commands: Sequence[Command[Any]], replies: list[Any]) -> None:
         """One round trip; adds to `replies` as they come."""
@@ -99,11 +99,11 @@ class AsyncWire:
         try:
             if not connection.is_connected:
                 await connection.connect()
-                self._life = UNKNOWN
+                self._run_id = UNKNOWN
                 if not self._behind_proxy:
-                    await connection.send_packed_command([ASK_FOR_LIFE], check_health=False)
-                    self._life = life_in(await connection.read_response())
-            await connection.send_packed_command([packed(commands, self._life)], check_health=False)
+                    await connection.send_packed_command([ASK_FOR_RUN_ID], check_health=False)
+                    self._run_id = run_id_in(await connection.read_response())
+            await connection.send_packed_command([packed(commands, self._run_id)], check_health=False)
             for _ in commands:
                 try:
                     replies.append(await connection.read_response())

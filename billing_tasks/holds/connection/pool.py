@@ -17,18 +17,18 @@ from typing import Any
 import redis
 
 from billing_tasks.holds.commands import Command
-from billing_tasks.holds.connection.connection import Wire
+from billing_tasks.holds.connection.connection import Connection
 
 
-class NoPlace(redis.RedisError):
+class PoolTimeout(redis.RedisError):
     """All connections were busy for too long, or Redis timed out for those who had one. Nothing was sent."""
 
 
-class Places:
+class ConnectionPool:
     """The connections of a process's threads. Made anew in a forked child, whose parent goes on with the old ones."""
 
-    def __init__(self, open_wire: Callable[[], Wire], places: int, wait_seconds: float) -> None:
-        self._open_wire = open_wire
+    def __init__(self, open_connection: Callable[[], Connection], places: int, wait_seconds: float) -> None:
+        self._open_connection = open_connection
         self._wait_seconds = wait_seconds
         self._count = places
         self._reset()
@@ -36,24 +36,24 @@ class Places:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._free = threading.Semaphore(self._count)
-        self._idle: list[Wire] = []  # the one used last is used next
+        self._idle: list[Connection] = []  # the one used last is used next
         self._answered = self._timed_out = 0.0  # when, by the monotonic clock
 
     def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        """One round trip. Raises NoPlace, or what redis-py raises; replies that are errors are returned."""
+        """One round trip. Raises PoolTimeout, or what redis-py raises; replies that are errors are returned."""
         if self._pid != os.getpid():
             self._reset()  # places that the parent's threads held are not given back here
         free, idle, began = self._free, self._idle, time.monotonic()
         if not free.acquire(timeout=self._wait_seconds):
-            raise NoPlace("all connections of this process are busy; raise BILLING_REDIS_CONNECTIONS")
+            raise PoolTimeout("all connections of this process are busy; raise BILLING_REDIS_CONNECTIONS")
         try:
             if began < self._timed_out and self._answered < self._timed_out:
-                raise NoPlace("it timed out for the calls before this one")
-            wire = _taken(idle) or self._open_wire()
+                raise PoolTimeout("it timed out for the calls before this one")
+            connection = _taken(idle) or self._open_connection()
             try:
-                replies = self._exchange(wire, commands)
+                replies = self._exchange(connection, commands)
             finally:
-                idle.append(wire)
+                idle.append(connection)
         except redis.TimeoutError:
             self._timed_out = time.monotonic()
             raise
@@ -62,20 +62,20 @@ class Places:
         self._answered = time.monotonic()
         return replies
 
-    def _exchange(self, wire: Wire, commands: Sequence[Command[Any]]) -> list[Any]:
+    def _exchange(self, connection: Connection, commands: Sequence[Command[Any]]) -> list[Any]:
         try:
-            return wire.exchange(commands)
+            return connection.exchange(commands)
         except redis.ConnectionError:
             # It may have died with its server while it was idle; now it is opened anew.
-            return wire.exchange(commands)
+            return connection.exchange(commands)
 
     def close(self) -> None:
         """Give up the connections that nobody uses; they open again if they are used again."""
-        while wire := _taken(self._idle):
-            wire.close()
+        while connection := _taken(self._idle):
+            connection.close()
 
 
-def _taken(idle: list[Wire]) -> Wire | None:
+def _taken(idle: list[Connection]) -> Connection | None:
     try:
         return idle.pop()
     except IndexError:

@@ -63,14 +63,14 @@ def await_settled(
 ) -> Settlement:
     """Return when all is booked, or raise NotSettled, which says what is still open and names some of it."""
     deadline = time.monotonic() + timeout_seconds
-    open_places = [place for place, told in enumerate(tally.told) if told in MAY_BE_HELD]
+    open_pool = [place for place, told in enumerate(tally.told) if told in MAY_BE_HELD]
     outboxes_empty: float | None = None
     standing = Standing(0, 0)
     while True:
         since_end = (time.monotonic_ns() - tally.ended_ns) / 1e9
         try:
-            open_places = _still_held(open_places, shots, tally, runtime)
-            standing = Standing(_events(runtime), len(open_places))
+            open_pool = _still_held(open_pool, shots, tally, runtime)
+            standing = Standing(_events(runtime), len(open_pool))
             if standing.events == 0 and outboxes_empty is None:
                 outboxes_empty = since_end
             if standing == Standing(0, 0):
@@ -85,7 +85,7 @@ def await_settled(
         if time.monotonic() > deadline:
             unbooked = _unbooked(tally, read_booked(shots, accounts))
             standing = Standing(standing.events, standing.holds, len(unbooked))
-            raise NotSettled(_late(standing, open_places or unbooked, shots, tally, timeout_seconds))
+            raise NotSettled(_late(standing, open_pool or unbooked, shots, tally, timeout_seconds))
         time.sleep(POLL_SECONDS)
 
 

@@ -9,7 +9,7 @@ import pytest
 from billing_tasks import errors
 from billing_tasks.flows.audit import reconcile
 from billing_tasks.flows.audit.verify import Finding
-from billing_tasks.holds.repairs import ForgetCopy, RecountAccount
+from billing_tasks.holds.repairs import ForgetAccount, RecountAccount
 from tests.conftest import Billing
 
 
@@ -114,7 +114,7 @@ def test_a_copy_that_was_replaced_meanwhile_is_not_forgotten(billing: Billing) -
     billing.reserve(payer, 70)
     key = billing.runtime.commands.keys.user(payer[0])
     version = int(billing.redis("HGET", key, "version"))
-    stale = ForgetCopy(payer[0] % billing.settings.shards, "user", payer[0], version - 1)
+    stale = ForgetAccount(payer[0] % billing.settings.shards, "user", payer[0], version - 1)
     run = billing.runtime.run
     assert run(reconcile.repair([stale], commands=billing.runtime.commands, settings=billing.settings)) == []
     assert int(billing.redis("HGET", key, "version")) == version

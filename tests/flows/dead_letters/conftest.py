@@ -19,7 +19,7 @@ from billing_tasks.flows.effects import Enqueue
 from billing_tasks.ledger.rows import DeadLetter
 from billing_tasks.model.events import Event
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.runtime import runtime
 from tests.conftest import CHANNEL, Billing, Payer
 from tests.worker.conftest import processes, start_flower
@@ -40,13 +40,13 @@ class Letters:
         return number
 
     def get(self, number: int) -> DeadLetter:
-        letter = self.ledger.get_dead_letter(number)
-        assert letter is not None
-        return letter
+        dead_letter = self.ledger.get_dead_letter(number)
+        assert dead_letter is not None
+        return dead_letter
 
     def only(self) -> DeadLetter:
-        (letter,) = self.ledger.dead_letters()
-        return letter
+        (dead_letter,) = self.ledger.dead_letters()
+        return dead_letter
 
     def history(self, number: int) -> list[str]:
         return [str(event.what) for event in self.ledger.dead_letter_history(number)]
@@ -54,17 +54,17 @@ class Letters:
     def attempt(self, number: int, **more: Any) -> str:
         """One attempt: its outcome, or the class of the error that says why not."""
         b = self.billing
-        flow = retry.attempt(number, **{"who": "test", **more}, commands=b.runtime.commands, settings=b.settings)
+        flow = retry.attempt(number, **{"actor": "test", **more}, commands=b.runtime.commands, settings=b.settings)
         try:
             return b.runtime.run(flow).outcome
         except BillingError as exc:
             return type(exc).__name__
 
-    def rehearse(self, number: int) -> preview.Rehearsed:
-        return self.billing.runtime.run(preview.rehearse(number, commands=self.billing.runtime.commands))
+    def preview(self, number: int) -> preview.Preview:
+        return self.billing.runtime.run(preview.preview(number, commands=self.billing.runtime.commands))
 
     def beat(self, limit: int = 100, **asked: Any) -> list[int]:
-        """What beat sends, attempted at once; the letters in the order of their turns. With filters: a person's."""
+        """What beat sends, attempted at once; the numbers in the order of their turns. With filters: a person's."""
         b, turns = self.billing, []
         flow = retry.send_again(limit=limit, due_only=not asked, settings=b.settings, **asked)
         reply = None
@@ -74,7 +74,7 @@ class Letters:
                 reply = None
                 if isinstance(effect, Enqueue):
                     turns.append(effect.kwargs["dead_letter"])
-                    self.attempt(effect.kwargs["dead_letter"], count=effect.kwargs["attempt"], who="worker")
+                    self.attempt(effect.kwargs["dead_letter"], count=effect.kwargs["attempt"], actor="worker")
                 else:
                     reply = b.runtime.perform(effect)
         except StopIteration:
@@ -98,7 +98,7 @@ def usage(payer: Payer, quota: int, request_id: str | None = None, **more: Any) 
 
 
 def refund_of(user_id: int, request_id: str, quota: int | None = None, refund_id: str = "case-17") -> Event:
-    return GiveBack(user_id=user_id, request_id=request_id, quota=quota, refund_id=refund_id).event
+    return RefundRequest(user_id=user_id, request_id=request_id, quota=quota, refund_id=refund_id).event
 
 
 def charge(billing: Billing, payer: Payer, quota: int = 1000) -> str:

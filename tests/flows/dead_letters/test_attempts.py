@@ -14,14 +14,14 @@ import pytest
 from billing_tasks import errors
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters import record, resolve, retry
-from billing_tasks.ledger import LetterState
+from billing_tasks.ledger import DeadLetterState
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.worker import tasks
 from tests.conftest import Billing, MakeBilling
 from tests.flows.dead_letters.conftest import Letters, charge, refund_of, usage
 
-RETRYING, FAILED, RESOLVED, DISCARDED = LetterState
+RETRYING, FAILED, RESOLVED, DISCARDED = DeadLetterState
 
 
 def test_automatic_retries_wait_twice_as_long_each_time_and_then_for_a_person(make_billing: MakeBilling) -> None:
@@ -32,10 +32,10 @@ def test_automatic_retries_wait_twice_as_long_each_time_and_then_for_a_person(ma
     for _ in range(3):
         mail.now_due()
         assert mail.beat() == [number]
-        letter = mail.get(number)
-        assert letter.state is RETRYING
-        assert letter.next_attempt_at is not None
-        waits.append(round((letter.next_attempt_at - datetime.now(UTC)).total_seconds(), -1))
+        dead_letter = mail.get(number)
+        assert dead_letter.state is RETRYING
+        assert dead_letter.next_attempt_at is not None
+        waits.append(round((dead_letter.next_attempt_at - datetime.now(UTC)).total_seconds(), -1))
         assert mail.beat() == []  # not before its time
     assert waits == [20, 40, 80]
     mail.now_due()
@@ -54,7 +54,7 @@ def test_a_default_refund_whose_hold_ended_unused_leaves_nobody_to_look_at_it(
     billing = make_billing(max_attempts=3)
     mail, payer = Letters(billing), billing.payer()
     reservation = billing.reserve(payer, 100)
-    wanted = GiveBack(user_id=payer[0], request_id=reservation.request_id)
+    wanted = RefundRequest(user_id=payer[0], request_id=reservation.request_id)
     number, of_its_own = mail.keep(wanted.event), mail.keep(refund_of(payer[0], reservation.request_id))
     if how == "released":
         billing.bk.refund_quota(reservation)
@@ -66,7 +66,7 @@ def test_a_default_refund_whose_hold_ended_unused_leaves_nobody_to_look_at_it(
     assert mail.attempt(number) == "ChargeNotFound", "its usage may still be on its way"
     assert mail.attempt(number) == "ChargeNotFound"
     assert mail.attempt(number) == "duplicate"
-    assert (mail.get(number).state, mail.get(number).handled_why) == (
+    assert (mail.get(number).state, mail.get(number).handled_comment) == (
         RESOLVED,
         "its hold was given back, and nothing was charged",
     )
@@ -100,8 +100,8 @@ def test_a_reason_that_changes_is_told_and_ends_the_retries(mail: Letters) -> No
     assert (mail.get(number).reason, mail.get(number).state) == ("no_charge", RETRYING)
     mail.billing.runtime.ledger.post_batch(0, [event])
     assert mail.attempt(number) == "RefundAboveCharge"
-    letter = mail.get(number)
-    assert (letter.reason, letter.state, letter.error) == (
+    dead_letter = mail.get(number)
+    assert (dead_letter.reason, dead_letter.state, dead_letter.error) == (
         "above_charge",
         FAILED,
         "The refunds would exceed the charge.",
@@ -130,12 +130,12 @@ def test_a_month_without_partition_is_tried_again_after_it_was_made(mail: Letter
         reservation = billing.reserve(payer, 100)
         billing.use(reservation, 40)
         billing.settle()
-        letter = mail.only()
-        assert (letter.reason, letter.state) == ("no_partition", RETRYING)
-        assert "migrate" in letter.error
-        assert mail.attempt(letter.id) == "LedgerRefusedData"
-        assert mail.get(letter.id).reason == "no_partition"
-    assert mail.attempt(letter.id) == "posted"
+        dead_letter = mail.only()
+        assert (dead_letter.reason, dead_letter.state) == ("no_partition", RETRYING)
+        assert "migrate" in dead_letter.error
+        assert mail.attempt(dead_letter.id) == "LedgerRefusedData"
+        assert mail.get(dead_letter.id).reason == "no_partition"
+    assert mail.attempt(dead_letter.id) == "posted"
     assert billing.accounts.user(payer[0]).used_quota == 40
 
 
@@ -197,12 +197,12 @@ def test_who_and_why_are_kept_with_every_attempt_and_decision(mail: Letters) -> 
     billing, payer = mail.billing, mail.billing.payer()
     event = usage(payer, 30)
     number = mail.keep(refund_of(payer[0], event.request_id, 10))
-    mail.attempt(number, who="ann", why="the user called")
-    billing.runtime.run(resolve.discard(number, who="bob", why="never charged"))
-    billing.runtime.run(resolve.reopen(number, who="ann", why="it was, see the log"))
+    mail.attempt(number, actor="ann", comment="the user called")
+    billing.runtime.run(resolve.discard(number, actor="bob", comment="never charged"))
+    billing.runtime.run(resolve.reopen(number, actor="ann", comment="it was, see the log"))
     billing.runtime.ledger.post_batch(0, [event])
-    mail.attempt(number, who="ann", why="charged now")
-    told = [(str(e.what), e.who, e.why, e.reason) for e in billing.runtime.ledger.dead_letter_history(number)]
+    mail.attempt(number, actor="ann", comment="charged now")
+    told = [(str(e.what), e.actor, e.comment, e.reason) for e in billing.runtime.ledger.dead_letter_history(number)]
     assert told == [
         ("kept", "", "", "no_charge"),
         ("refused", "ann", "the user called", "no_charge"),
@@ -210,33 +210,33 @@ def test_who_and_why_are_kept_with_every_attempt_and_decision(mail: Letters) -> 
         ("reopened", "ann", "it was, see the log", ""),
         ("posted", "ann", "charged now", ""),
     ]
-    assert (mail.get(number).handled_by, mail.get(number).handled_why) == ("ann", "charged now")
+    assert (mail.get(number).handled_by, mail.get(number).handled_comment) == ("ann", "charged now")
 
 
 def test_a_decision_needs_a_why_and_a_letter_that_it_fits(mail: Letters) -> None:
     run = mail.billing.runtime.run
     number = mail.keep(usage(mail.billing.payer(), 5))
-    with pytest.raises(InvalidRequest, match="why"):
-        run(resolve.discard(number, who="ann", why=" "))
+    with pytest.raises(InvalidRequest, match="comment"):
+        run(resolve.discard(number, actor="ann", comment=" "))
     with pytest.raises(InvalidRequest, match="only what was discarded"):
-        run(resolve.reopen(number, who="ann", why="oops"))
-    assert run(resolve.discard(number, who="ann", why="test")) is True
-    assert run(resolve.discard(number, who="bob", why="again")) is False
+        run(resolve.reopen(number, actor="ann", comment="oops"))
+    assert run(resolve.discard(number, actor="ann", comment="test")) is True
+    assert run(resolve.discard(number, actor="bob", comment="again")) is False
     assert mail.get(number).handled_by == "ann"
-    run(resolve.reopen(number, who="ann", why="no test"))
+    run(resolve.reopen(number, actor="ann", comment="no test"))
     assert mail.attempt(number) == "posted"
     with pytest.raises(InvalidRequest, match="was booked by test"):
-        run(resolve.discard(number, who="ann", why="too late"))
+        run(resolve.discard(number, actor="ann", comment="too late"))
     with pytest.raises(InvalidRequest, match="no dead letter 999"):
-        run(resolve.reopen(999, who="ann", why="?"))
+        run(resolve.reopen(999, actor="ann", comment="?"))
 
 
 def test_a_discarded_letter_is_not_booked_by_an_attempt_that_was_under_way(mail: Letters) -> None:
     billing, payer = mail.billing, mail.billing.payer()
     number = mail.keep(usage(payer, 30))
-    flow = retry.attempt(number, who="worker", commands=billing.runtime.commands, settings=billing.settings)
-    effect = flow.send(billing.runtime.perform(next(flow)))  # it has read the letter; next it books
-    billing.runtime.run(resolve.discard(number, who="ann", why="corrected by hand"))
+    flow = retry.attempt(number, actor="worker", commands=billing.runtime.commands, settings=billing.settings)
+    effect = flow.send(billing.runtime.perform(next(flow)))  # it has read the dead letter; next it books
+    billing.runtime.run(resolve.discard(number, actor="ann", comment="corrected by hand"))
     with pytest.raises(StopIteration) as end:
         while True:
             effect = flow.send(billing.runtime.perform(effect))
@@ -251,9 +251,9 @@ def test_racing_retries_book_a_letter_once_and_tell_which_of_them_did(mail: Lett
         number = mail.keep(usage(payer, 10))
         together = threading.Barrier(6)
 
-        def one(who: str) -> str:
+        def one(actor: str) -> str:
             together.wait()  # noqa: B023
-            return mail.attempt(number, who=who)  # noqa: B023
+            return mail.attempt(number, actor=actor)  # noqa: B023
 
         with ThreadPoolExecutor(6) as pool:
             outcomes = sorted(pool.map(one, ["ann", "bob", "worker", "worker", "beat", "carl"]))
@@ -268,8 +268,11 @@ def test_a_letter_whose_event_was_booked_otherwise_had_been_booked_before(mail: 
     number = mail.keep(event)
     mail.billing.runtime.ledger.post_batch(0, [event])
     assert mail.attempt(number) == "duplicate"
-    letter = mail.get(number)
-    assert (letter.state, letter.handled_why) == (RESOLVED, "had been booked before, nothing charged again")
+    dead_letter = mail.get(number)
+    assert (dead_letter.state, dead_letter.handled_comment) == (
+        RESOLVED,
+        "had been booked before, nothing charged again",
+    )
     assert mail.history(number) == ["kept", "duplicate"]
     assert mail.attempt(number) == "already resolved"
     assert mail.billing.accounts.user(payer[0]).used_quota == 30
@@ -291,7 +294,7 @@ def test_a_person_does_not_wait_for_a_letters_time_and_conflicts_are_left_out_by
     request_id = charge(mail.billing, payer)
     waiting = mail.keep(refund_of(payer[0], request_id, 10))
     conflict = mail.keep(usage(payer, 7, request_id), "conflict")
-    flow = retry.send_again(limit=9, due_only=False, settings=mail.billing.settings, who="ann")
+    flow = retry.send_again(limit=9, due_only=False, settings=mail.billing.settings, actor="ann")
     sent = mail.billing.runtime.run(flow)
     assert (sent.numbers, sent.left_out) == ([waiting], {"conflict": 1})
     assert mail.beat(numbers=[conflict]) == [conflict]
@@ -304,7 +307,7 @@ def test_a_letter_that_somebody_attempts_right_now_is_passed_by_and_a_person_is_
     busy, free, beyond = (mail.keep(usage(payer, quota)) for quota in (1, 2, 3))
     with psycopg.connect(mail.billing.settings.database_url) as other:
         other.execute("select from billing.dead_letters where id = %s for update", [busy])
-        flow = retry.send_again(limit=1, due_only=False, settings=mail.billing.settings, who="ann")
+        flow = retry.send_again(limit=1, due_only=False, settings=mail.billing.settings, actor="ann")
         sent = mail.billing.runtime.run(flow)
     assert (sent.numbers, sent.not_sent) == ([free], [busy, beyond])
 

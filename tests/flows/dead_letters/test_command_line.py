@@ -1,4 +1,4 @@
-"""What a person types: find letters, understand one, retry or discard many, and the exit status."""
+"""What a person types: find dead letters, understand one, retry or discard many, and the exit status."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 import pytest
 
 from billing_tasks.cli import dead_letter_text
-from billing_tasks.cli.bulk import REHEARSE, Bulk, Result
+from billing_tasks.cli.bulk import PREVIEW, Bulk, Result
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters import record
-from billing_tasks.flows.dead_letters.preview import rehearse
-from billing_tasks.flows.dead_letters.select import Chosen
+from billing_tasks.flows.dead_letters.preview import preview
+from billing_tasks.flows.dead_letters.select import Selected
 from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import Posted
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 from tests.conftest import Billing
@@ -26,7 +26,7 @@ from tests.flows.dead_letters.conftest import Letters, Run, as_json, charge, ref
 
 @pytest.fixture
 def post(mail: Letters) -> dict[str, int]:
-    """One letter of each sort."""
+    """One dead letter of each sort."""
     payer, other = mail.billing.payer(), mail.billing.payer()
     request_id = charge(mail.billing, payer)
     numbers = {
@@ -43,7 +43,7 @@ def post(mail: Letters) -> dict[str, int]:
 
 
 def listed(run: Run, *options: object) -> set[int]:
-    return {letter["id"] for letter in as_json(run("list", *options, "--json"))}
+    return {dead_letter["id"] for dead_letter in as_json(run("list", *options, "--json"))}
 
 
 def test_filters_find_letters_and_narrow_each_other(run: Run, post: dict[str, int], mail: Letters) -> None:
@@ -75,7 +75,7 @@ def test_a_narrow_terminal_leaves_ids_in_one_piece(
 
 
 def test_a_bulk_retry_leaves_out_what_is_refused_for_ever_and_says_so(run: Run, post: dict[str, int]) -> None:
-    told = run("retry", "--all", "--why", "after the outage", status=1).output
+    told = run("retry", "--all", "--comment", "after the outage", status=1).output
     assert f"{post['due refund']}: booked now" in told
     assert f"{post['early refund']}: still refused, no_charge" in told
     assert "Together: booked now 1, still refused 1 (no_charge 1)." in told
@@ -135,8 +135,8 @@ def test_a_limit_takes_the_oldest_and_says_that_more_match(run: Run, post: dict[
     "words",
     [
         *(("retry",), ("retry", 1, "--kind", "refund"), ("retry", "--state", "discarded")),
-        *(("discard", "--why", "x"), ("discard", 1), ("discard", 1, "--why", " ")),
-        ("discard", "--all", "--why", "no terminal, no --yes"),
+        *(("discard", "--comment", "x"), ("discard", 1), ("discard", 1, "--comment", " ")),
+        ("discard", "--all", "--comment", "no terminal, no --yes"),
     ],
 )
 def test_a_command_that_does_not_say_enough_does_nothing(
@@ -155,7 +155,7 @@ def test_a_discard_by_filter_asks_first(billing: Billing, post: dict[str, int], 
             terminal.write(text.encode())
             terminal.flush()
             done = subprocess.run(
-                [*command, "--kind", "refund", "--why", "test"],
+                [*command, "--kind", "refund", "--comment", "test"],
                 env={**os.environ, **billing.environment},
                 stdin=theirs,
                 capture_output=True,
@@ -176,14 +176,14 @@ def test_a_discard_tells_what_would_be_lost_and_can_be_taken_back(
     run: Run, post: dict[str, int], mail: Letters
 ) -> None:
     number = post["due refund"]
-    assert "would give back 300" in run("discard", number, "--why", "test", "--dry-run").output
+    assert "would give back 300" in run("discard", number, "--comment", "test", "--dry-run").output
     assert mail.history(number) == ["kept"]
-    run("discard", "--kind", "refund", "--why", "test", "--who", "ann", "--yes")
+    run("discard", "--kind", "refund", "--comment", "test", "--actor", "ann", "--yes")
     assert mail.get(number).state == "discarded"
     assert "discarded by ann, nothing done" in run("retry", number, status=1).output
-    run("reopen", number, "--why", "no test", "--who", "bob")
+    run("reopen", number, "--comment", "no test", "--actor", "bob")
     assert "booked now" in run("retry", number).output
-    assert "was booked by" in run("discard", number, "--why", "too late", status=1).output
+    assert "was booked by" in run("discard", number, "--comment", "too late", status=1).output
     assert mail.history(number) == ["kept", "discarded", "reopened", "posted"]
 
 
@@ -191,10 +191,10 @@ def test_show_tells_the_story_and_the_next_commands(run: Run, post: dict[str, in
     above = run("show", post["above"]).output
     assert "a refund of 5,000 quota" in above
     assert "refused: charge found, 1,000 of 1,000 left, 5,000 wanted" in above
-    assert f"dead-letters discard {post['above']} --why" in above
+    assert f"dead-letters discard {post['above']} --comment" in above
     assert f"dead-letters retry {post['above']}" not in above
     assert "users create --id 999" in run("show", post["stranger"]).output
-    run("retry", post["early refund"], "--who", "ann", "--why", "the user called", status=1)
+    run("retry", post["early refund"], "--actor", "ann", "--comment", "the user called", status=1)
     assert (
         "Nothing is charged under this request_id yet. (why: the user called)"
         in run("show", post["early refund"]).output
@@ -206,15 +206,16 @@ def test_show_tells_the_story_and_the_next_commands(run: Run, post: dict[str, in
 
 def test_nothing_from_outside_reaches_the_terminal_or_the_shell_as_a_command(run: Run, mail: Letters) -> None:
     evil = "\x1b[2J; rm -rf ~ #[red]"
-    kept = record.of_event(usage((1, 1), 5, content=evil), str(Posted.UNKNOWN_USER), evil)
+    kept = record.of_event(usage((1, 1), 5, content=evil), str(PostOutcome.UNKNOWN_USER), evil)
     ledger = mail.billing.runtime.ledger
-    letter, _ = ledger.add_dead_letter(
+    dead_letter, _ = ledger.add_dead_letter(
         kind=evil, request_id=evil, user_id=1, payload=kept.payload, reason=evil, error=evil, fingerprint=evil
     )
-    shown = run("show", letter.id).output
+    shown = run("show", dead_letter.id).output
     assert "log --request '\\x1b[2J; rm -rf ~ #[red]'" in shown
     assert all(
-        "\x1b" not in run(*words).output for words in (("list",), ("show", letter.id), ("retry", "--all", "--dry-run"))
+        "\x1b" not in run(*words).output
+        for words in (("list",), ("show", dead_letter.id), ("retry", "--all", "--dry-run"))
     )
 
 
@@ -223,10 +224,10 @@ def test_three_silences_in_a_row_end_a_bulk_retry(mail: Letters) -> None:
     payer = mail.billing.payer()
     numbers = [mail.keep(usage(payer, quota)) for quota in range(1, 9)]
     away = Runtime(Settings(database_url="postgresql://nobody@/nothing?host=/nonexistent"))
-    chosen = Chosen(numbers, more=False, left_out={})
+    selected = Selected(numbers, more=False, left_out={})
 
-    results = Bulk(chosen, wording=REHEARSE, get=mail.get).run(
-        lambda number: Result.rehearsed(away.run(rehearse(number, commands=away.commands)))
+    results = Bulk(selected, wording=PREVIEW, get=mail.get).run(
+        lambda number: Result.previewed(away.run(preview(number, commands=away.commands)))
     )
 
     assert [(result.dead_letter, result.outcome) for result in results] == [(n, "unavailable") for n in numbers[:3]]

@@ -1,4 +1,4 @@
-"""Poison: whatever a letter holds, retrying or looking at it never crashes, blocks the others or moves quota."""
+"""Poison: whatever a dead letter holds, retrying or looking at it never crashes, blocks the others or moves quota."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_letter_of_any_kind_with_any_payload_is_refused_and_waits_for_a_person
     for kind in KINDS:
         request_id = new_request_id()
         payload = PAYLOADS[name].replace(b"ID", request_id.encode())
-        letter, _ = billing.runtime.ledger.add_dead_letter(
+        dead_letter, _ = billing.runtime.ledger.add_dead_letter(
             kind=kind,
             request_id=request_id,
             user_id=payer[0],
@@ -56,9 +56,9 @@ def test_a_letter_of_any_kind_with_any_payload_is_refused_and_waits_for_a_person
             error="e",
             fingerprint="00",
         )
-        poisoned.append(letter.id)
+        poisoned.append(dead_letter.id)
     good = mail.keep(usage(payer, 7))
-    assert not any(mail.rehearse(number).books for number in poisoned)
+    assert not any(mail.preview(number).books for number in poisoned)
     mail.now_due()
     assert mail.beat() == [*poisoned, good]
     assert {mail.get(number).state for number in poisoned} == {"failed"}
@@ -84,9 +84,9 @@ def test_an_entry_of_an_outbox_with_any_payload_leaves_it_and_is_never_booked(
     for _ in range(2):
         billing.settle()
     assert billing.verify().backlog == 0
-    letter = mail.only()
-    assert mail.rehearse(letter.id).would in record.FOR_EVER
-    assert mail.attempt(letter.id) in ("InvalidRequest", "LedgerRefusedData", "IdempotencyConflict")
+    dead_letter = mail.only()
+    assert mail.preview(dead_letter.id).would in record.FOR_EVER
+    assert mail.attempt(dead_letter.id) in ("InvalidRequest", "LedgerRefusedData", "IdempotencyConflict")
     assert billing.accounts.user(payer[0]).used_quota == 40
 
 
@@ -108,9 +108,9 @@ def test_a_message_with_anything_in_it_is_kept_and_retried_without_harm(
     }
     with pytest.raises(errors.Refused):
         getattr(tasks, task).apply(kwargs=json.loads(json.dumps(message)), throw=True)
-    letter = mail.only()
-    assert letter.reason == "invalid_request"
-    assert mail.attempt(letter.id) == "InvalidRequest"
+    dead_letter = mail.only()
+    assert dead_letter.reason == "invalid_request"
+    assert mail.attempt(dead_letter.id) == "InvalidRequest"
     assert billing.accounts.user(payer[0]).quota == 1_000_000
 
 
@@ -137,9 +137,9 @@ def test_what_was_filed_as_one_kind_is_not_booked_as_another(mail: Letters) -> N
         release_event(new_request_id(), *payer, 5, reason="", expired=False),
     ):
         for kind in {"consume", "refund", "release"} - {str(event.kind)}:
-            letter, _ = ledger.add_dead_letter(
+            dead_letter, _ = ledger.add_dead_letter(
                 kind=kind, request_id=event.request_id, user_id=payer[0], payload=encode(event),
                 reason="odd", error="e", fingerprint=event.fingerprint,
             )  # fmt: skip
-            assert mail.attempt(letter.id) == "InvalidRequest"
+            assert mail.attempt(dead_letter.id) == "InvalidRequest"
     assert mail.billing.sql("select count(*) from billing.ledger_entries where request_id is not null") == [(0,)]

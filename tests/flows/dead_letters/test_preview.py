@@ -109,32 +109,32 @@ def everything(billing: Billing) -> list[object]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_dry_run_says_what_the_retry_then_does_and_changes_nothing(mail: Letters, case: str) -> None:
-    make, would, says = CASES[case]
+    make, would, message = CASES[case]
     billing = mail.billing
     number = mail.keep(make(billing, billing.payer()))
     before = everything(billing)
 
-    found = mail.rehearse(number)
+    found = mail.preview(number)
 
     assert everything(billing) == before
-    assert (found.would, says in found.says) == (would, True), found.says
+    assert (found.would, message in found.message) == (would, True), found.message
     mail.attempt(number)
-    letter = mail.get(number)
-    assert (would if letter.open else mail.history(number)[-1]) == would
-    assert letter.reason == would or not letter.open
+    dead_letter = mail.get(number)
+    assert (would if dead_letter.open else mail.history(number)[-1]) == would
+    assert dead_letter.reason == would or not dead_letter.open
 
 
 def test_a_settled_letter_would_not_change_and_says_who_settled_it(mail: Letters) -> None:
     number = mail.keep(usage(mail.billing.payer(), 5))
     mail.attempt(number)
-    assert mail.rehearse(number).as_dict()["would"] == "already resolved"
-    assert mail.rehearse(number).says == "booked before: nothing would change"
+    assert mail.preview(number).as_dict()["would"] == "already resolved"
+    assert mail.preview(number).message == "booked before: nothing would change"
 
 
 def test_a_dry_run_locks_nobody_for_longer_than_itself(mail: Letters) -> None:
     payer = mail.billing.payer()
     number = mail.keep(usage(payer, 5))
-    mail.rehearse(number)
+    mail.preview(number)
     waiting = mail.billing.sql("select count(*) from pg_stat_activity where state in ('idle in transaction')")
     assert waiting == [(0,)]
 
@@ -147,6 +147,6 @@ def test_a_message_is_rehearsed_like_the_event_it_stands_for(mail: Letters) -> N
     message = {"user_id": payer[0], "request_id": charge(mail.billing, payer), "quota": 5, "refund_id": "case-1"}
     kept = record.of_message("refund", message, InvalidRequest("was refused once"), task_id="t")
     (number,) = mail.billing.runtime.run(record.keep([kept]))
-    assert mail.rehearse(number).would == "posted"
+    assert mail.preview(number).would == "posted"
     assert mail.attempt(number) == "posted"
     assert msgspec.json.decode(mail.get(number).payload) == message

@@ -13,7 +13,7 @@ import pytest
 from billing_tasks import ConsumeLog, errors
 from billing_tasks.flows.requests import refund
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.refund import RefundRequest
 from billing_tasks.worker import tasks
 from tests.conftest import CHANNEL, Billing
 from tests.flows.dead_letters.conftest import Letters, charge, refund_of
@@ -21,12 +21,12 @@ from tests.flows.dead_letters.conftest import Letters, charge, refund_of
 Refund = Callable[..., None]
 
 
-def by_outbox(billing: Billing, wanted: GiveBack) -> None:
+def by_outbox(billing: Billing, wanted: RefundRequest) -> None:
     """As `Bookkeeper.refund_charge` files it."""
     billing.runtime.run(refund.refund_charge(wanted, commands=billing.runtime.commands))
 
 
-def by_task(billing: Billing, wanted: GiveBack) -> None:
+def by_task(billing: Billing, wanted: RefundRequest) -> None:
     """As another program sends it: the task billing.refund."""
     tasks.refund_one.apply(kwargs=wanted.kwargs, throw=True)
 
@@ -63,7 +63,7 @@ def test_a_refunded_hold_gives_everything_back_and_charges_nothing(billing: Bill
     payer = billing.payer(1000)
     reservation = billing.reserve(payer, 300)
     for _ in range(3):
-        by_task(billing, GiveBack(user_id=payer[0], request_id=reservation.request_id))
+        by_task(billing, RefundRequest(user_id=payer[0], request_id=reservation.request_id))
     billing.settle()
     assert billing.available(payer[0]) == 1000
     assert [entry.kind for entry in billing.runtime.ledger.entries_of(reservation.request_id)] == ["release"]
@@ -76,11 +76,11 @@ def test_a_charge_is_given_back_in_parts_up_to_the_charge_and_never_beyond(
     payer = billing.payer(1000)
     request_id = charge(billing, payer, 100)
     for refund_id, quota in (("a", 30), ("b", 60), ("c", 11), ("d", None), ("e", 1)):
-        way(billing, GiveBack(user_id=payer[0], request_id=request_id, quota=quota, refund_id=refund_id))
+        way(billing, RefundRequest(user_id=payer[0], request_id=request_id, quota=quota, refund_id=refund_id))
         billing.settle()
     assert refunded(billing, request_id) == [30, 60, 10]
     assert billing.accounts.user(payer[0]).quota == 1000
-    assert [letter.reason for letter in mail.ledger.dead_letters()] == ["above_charge"] * 2
+    assert [dead_letter.reason for dead_letter in mail.ledger.dead_letters()] == ["above_charge"] * 2
 
 
 @WAYS
@@ -88,8 +88,8 @@ def test_a_refund_that_comes_many_times_is_booked_once(billing: Billing, way: Re
     payer = billing.payer(1000)
     request_id = charge(billing, payer, 100)
     for _ in range(3):
-        way(billing, GiveBack(user_id=payer[0], request_id=request_id, quota=30, refund_id="case-17"))
-        way(billing, GiveBack(user_id=payer[0], request_id=request_id, quota=30, refund_id="case-17"))
+        way(billing, RefundRequest(user_id=payer[0], request_id=request_id, quota=30, refund_id="case-17"))
+        way(billing, RefundRequest(user_id=payer[0], request_id=request_id, quota=30, refund_id="case-17"))
         billing.settle()
     assert refunded(billing, request_id) == [30]
 
@@ -100,7 +100,7 @@ def test_a_refund_before_its_charge_waits_and_is_booked_once_when_the_charge_is_
     billing: Billing, mail: Letters, way: Refund, quota: int | None
 ) -> None:
     payer, request_id = billing.payer(1000), new_request_id()
-    early = GiveBack(user_id=payer[0], request_id=request_id, quota=quota, refund_id="case-17")
+    early = RefundRequest(user_id=payer[0], request_id=request_id, quota=quota, refund_id="case-17")
     way(billing, early)
     billing.settle()
     assert (mail.only().reason, mail.only().state) == ("no_charge", "retrying")
@@ -127,7 +127,7 @@ def test_a_refund_before_its_charge_waits_and_is_booked_once_when_the_charge_is_
 def test_a_refund_in_the_same_batch_as_its_charge_but_before_it_is_booked(billing: Billing, mail: Letters) -> None:
     payer = billing.payer(1000)
     reservation = billing.reserve(payer, 100)
-    by_outbox(billing, GiveBack(user_id=payer[0], request_id=reservation.request_id, quota=30, refund_id="r"))
+    by_outbox(billing, RefundRequest(user_id=payer[0], request_id=reservation.request_id, quota=30, refund_id="r"))
     billing.use(reservation, 80)
     billing.settle()
     assert refunded(billing, reservation.request_id) == [30]
@@ -168,7 +168,7 @@ def test_the_refund_of_a_charge_racing_with_that_charge_is_booked_once_sooner_or
     payer = billing.payer(100_000)
     requests = [billing.reserve(payer, 100) for _ in range(20)]
     for reservation in requests:
-        wanted = GiveBack(
+        wanted = RefundRequest(
             user_id=payer[0], request_id=reservation.request_id, quota=30, refund_id=reservation.request_id
         )
         at_once(
@@ -209,10 +209,12 @@ def test_a_refund_id_with_another_amount_is_kept_and_never_applied(
     payer = billing.payer(1000)
     request_id = charge(billing, payer, 100)
     for quota in (30, 31, None):
-        way(billing, GiveBack(user_id=payer[0], request_id=request_id, quota=quota, refund_id="case-17"))
+        way(billing, RefundRequest(user_id=payer[0], request_id=request_id, quota=quota, refund_id="case-17"))
         billing.settle()
     assert refunded(billing, request_id) == [30]
-    assert [(letter.reason, letter.state) for letter in mail.ledger.dead_letters()] == [("conflict", "failed")] * 2
+    assert [(dead_letter.reason, dead_letter.state) for dead_letter in mail.ledger.dead_letters()] == [
+        ("conflict", "failed")
+    ] * 2
 
 
 def test_a_refund_id_of_another_request_is_a_conflict(billing: Billing, mail: Letters) -> None:
@@ -227,13 +229,13 @@ def test_a_retry_by_a_person_racing_with_beat_and_the_outbox_gives_back_once(bil
     payer = billing.payer(10_000)
     for _ in range(10):
         request_id = charge(billing, payer, 100)
-        wanted = GiveBack(user_id=payer[0], request_id=request_id, quota=30, refund_id=f"case {request_id}")
+        wanted = RefundRequest(user_id=payer[0], request_id=request_id, quota=30, refund_id=f"case {request_id}")
         number = mail.keep(wanted.event)
         mail.now_due()
         by_outbox(billing, wanted)
         at_once(
-            lambda: mail.attempt(number, who="ann"),  # noqa: B023
-            lambda: mail.attempt(number, who="worker"),  # noqa: B023
+            lambda: mail.attempt(number, actor="ann"),  # noqa: B023
+            lambda: mail.attempt(number, actor="worker"),  # noqa: B023
             mail.beat,
             billing.settle,
         )

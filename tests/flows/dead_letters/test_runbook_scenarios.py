@@ -15,7 +15,7 @@ from celery import Celery
 
 from billing_tasks import Accounts, Bookkeeper, Settings
 from billing_tasks.lab.servers import embedded_servers
-from billing_tasks.ledger import LetterState, upgrade
+from billing_tasks.ledger import DeadLetterState, upgrade
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime
 from tests.conftest import Billing
@@ -118,8 +118,8 @@ def test_a_refund_that_failed_while_postgresql_was_down_is_found_and_booked(own:
     user = own.accounts.user(payer[0])
     assert (user.quota, user.used_quota) == (1_000_000 - 1000 - 500 + 300 + 200, 1000 + 500 - 300 - 200)
     assert own.available(payer[0]) == user.quota  # the refunded hold is gone
-    (letter,) = own.runtime.ledger.dead_letters()
-    assert (letter.state, letter.handled_why) == ("resolved", "PostgreSQL was down")
+    (dead_letter,) = own.runtime.ledger.dead_letters()
+    assert (dead_letter.state, dead_letter.handled_why) == ("resolved", "PostgreSQL was down")
 
 
 def test_a_refund_that_was_refused_for_good_is_understood_and_dealt_with(
@@ -133,7 +133,7 @@ def test_a_refund_that_was_refused_for_good_is_understood_and_dealt_with(
     billing.bk.refund_charge(**refund, refund_id="case-2", quota=400)
     processes.worker(billing)
     ledger = billing.runtime.ledger
-    eventually(lambda: ledger.dead_letters(states=[LetterState.FAILED]), what="the second refund is refused")
+    eventually(lambda: ledger.dead_letters(states=[DeadLetterState.FAILED]), what="the second refund is refused")
 
     page = Page("Dead letters appear", billing.environment)
     listed = page.follow("dead-letters list")
@@ -171,7 +171,7 @@ def test_every_command_for_dead_letters_works_in_the_order_printed(billing: Bill
     number = number_in(page.follow("dead-letters list"), charged)
     page.follow("dead-letters show", NUMBER=number)
     assert "no charge yet" in page.follow("dead-letters retry --all --dry-run")
-    assert "still refused, no_charge" in page.follow("dead-letters retry --all --why", status=1)
+    assert "still refused, no_charge" in page.follow("dead-letters retry --all --comment", status=1)
     assert "still refused" in page.follow("dead-letters retry", NUMBER=number, status=1)
     assert "stays unbooked" in page.follow("dead-letters discard", NUMBER=number)
     assert "reopened" in page.follow("dead-letters reopen", NUMBER=number)

@@ -120,7 +120,7 @@ def test_without_redis_usage_that_contradicts_is_refused_and_kept(billing: Billi
             bk.consume(log_of((999, payer[1])))
         with pytest.raises(errors.TokenRefused):
             bk.consume(log_of((payer[0], 999)))
-    reasons = {letter.reason for letter in billing.runtime.ledger.dead_letters()}
+    reasons = {dead_letter.reason for dead_letter in billing.runtime.ledger.dead_letters()}
     assert reasons == {"conflict", "unknown_user", "unknown_token"}
 
 
@@ -140,14 +140,14 @@ def test_without_redis_a_charge_is_refunded_straight_in_postgresql_once(billing:
 
 def test_a_refund_task_finds_the_charge_behind_a_hold_that_stayed_open(billing: Billing) -> None:
     from billing_tasks.flows.requests import refund
-    from billing_tasks.model.refund import GiveBack
+    from billing_tasks.model.refund import RefundRequest
 
     payer = billing.payer()
     reservation = billing.reserve(payer, 100)
     with without(billing, redis=True) as bk:
         bk.consume(reservation.log(channel_id=CHANNEL, quota=40))
-    wanted = GiveBack(user_id=payer[0], request_id=reservation.request_id, reason="slow")
-    billing.runtime.run(refund.give_back(wanted, commands=billing.runtime.commands))
+    wanted = RefundRequest(user_id=payer[0], request_id=reservation.request_id, reason="slow")
+    billing.runtime.run(refund.request(wanted, commands=billing.runtime.commands))
     billing.settle()
     assert billing.accounts.user(payer[0]).used_quota == 0
     assert billing.available(payer[0]) == 1_000_000

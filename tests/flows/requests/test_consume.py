@@ -96,9 +96,13 @@ def test_the_same_request_with_another_usage_is_refused_and_kept(billing: Billin
     done = billing.settle()
     assert (done.posted, done.dead_lettered) == (1, 1)
     assert billing.accounts.user(payer[0]).used_quota == 120
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.kind, letter.request_id, letter.state) == ("conflict", reservation.request_id, "failed")
-    assert b'"quota":121' in letter.payload
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.kind, dead_letter.request_id, dead_letter.state) == (
+        "conflict",
+        reservation.request_id,
+        "failed",
+    )
+    assert b'"quota":121' in dead_letter.payload
 
 
 def test_a_late_consume_still_charges(make_billing: MakeBilling) -> None:
@@ -222,8 +226,8 @@ def test_a_charge_is_refunded_in_parts_up_to_the_charge(billing: Billing) -> Non
     billing.settle()
     assert billing.accounts.user(payer[0]).quota == 1000
     assert billing.accounts.token(payer[1]).used_quota == 0
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.kind, letter.reason, letter.state) == ("refund", "above_charge", "failed")
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.kind, dead_letter.reason, dead_letter.state) == ("refund", "above_charge", "failed")
 
 
 def test_a_refund_that_comes_before_its_charge_waits(billing: Billing) -> None:
@@ -231,19 +235,19 @@ def test_a_refund_that_comes_before_its_charge_waits(billing: Billing) -> None:
     reservation = billing.reserve(payer, 300)
     billing.bk.refund_charge(user_id=payer[0], request_id=reservation.request_id, refund_id="early", quota=20)
     billing.settle()
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.reason, letter.state) == ("no_charge", "retrying")
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.reason, dead_letter.state) == ("no_charge", "retrying")
     billing.use(reservation, 120)
     billing.settle()
-    assert _retry(billing, letter.id) == "posted"
-    assert _retry(billing, letter.id) == "already resolved"
+    assert _retry(billing, dead_letter.id) == "posted"
+    assert _retry(billing, dead_letter.id) == "already resolved"
     assert billing.accounts.user(payer[0]).quota == 900
 
 
 def _retry(billing: Billing, number: int) -> str:
     from billing_tasks.flows.dead_letters import retry
 
-    flow = retry.attempt(number, who="test", commands=billing.runtime.commands, settings=billing.settings)
+    flow = retry.attempt(number, actor="test", commands=billing.runtime.commands, settings=billing.settings)
     return billing.runtime.run(flow).outcome
 
 

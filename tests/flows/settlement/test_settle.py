@@ -97,8 +97,8 @@ def test_one_event_that_can_never_be_booked_does_not_stop_its_batch(
     done = billing.settle()
 
     assert (done.posted, done.dead_lettered) == (20, 1)
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.request_id, letter.reason, letter.state) == (request_id, reason, "failed")
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.request_id, dead_letter.reason, dead_letter.state) == (request_id, reason, "failed")
     assert billing.accounts.user(payer[0]).quota == 1_000_000 - 800
     assert billing.available(payer[0]) == 1_000_000 - 800  # its weight is gone with it
     assert billing.runtime.ledger.incidents() == []
@@ -127,8 +127,8 @@ def test_usage_of_an_unknown_user_is_kept(billing: Billing) -> None:
     payer = billing.payer()
     file_raw(billing, (999, payer[1]), 50, good((999, payer[1]), 50))
     assert billing.settle().dead_lettered == 1
-    (letter,) = billing.runtime.ledger.dead_letters()
-    assert (letter.user_id, letter.reason) == (999, "unknown_user")
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    assert (dead_letter.user_id, dead_letter.reason) == (999, "unknown_user")
 
 
 class Died(Exception):

@@ -10,15 +10,15 @@ from billing_tasks import ConsumeLog, errors
 from billing_tasks.flows.dead_letters import record, retry
 from billing_tasks.flows.effects import Enqueue
 from billing_tasks.flows.requests import refund
-from billing_tasks.ledger.rows import LetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import Posted
-from billing_tasks.model.refund import GiveBack
+from billing_tasks.model.posting import PostOutcome
+from billing_tasks.model.refund import RefundRequest
 from tests.conftest import CHANNEL, Billing, MakeBilling
 
 
 def attempt(billing: Billing, number: int) -> Any:
-    flow = retry.attempt(number, who="test", commands=billing.runtime.commands, settings=billing.settings)
+    flow = retry.attempt(number, actor="test", commands=billing.runtime.commands, settings=billing.settings)
     return billing.runtime.run(flow).outcome
 
 
@@ -54,9 +54,9 @@ def test_a_message_that_looks_like_an_event_passes_the_checks_of_a_message(billi
     }
     refused = errors.InvalidRequest("ConsumeLog can't be booked: quota")
     billing.runtime.run(record.keep([record.of_message("consume", message, refused, task_id="t")]))
-    (letter,) = billing.runtime.ledger.dead_letters()
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
     with pytest.raises(errors.InvalidRequest, match="quota"):
-        attempt(billing, letter.id)
+        attempt(billing, dead_letter.id)
     assert billing.accounts.user(payer[0]).quota == 1_000_000
 
 
@@ -106,25 +106,25 @@ def test_a_discard_is_not_undone_by_an_attempt_that_was_under_way(billing: Billi
     reservation = billing.reserve(payer, 100)
     billing.bk.refund_charge(user_id=payer[0], request_id=reservation.request_id, refund_id="case-1")
     billing.settle()
-    (letter,) = billing.runtime.ledger.dead_letters()
-    flow = retry.attempt(letter.id, who="worker", commands=billing.runtime.commands, settings=billing.settings)
+    (dead_letter,) = billing.runtime.ledger.dead_letters()
+    flow = retry.attempt(dead_letter.id, actor="worker", commands=billing.runtime.commands, settings=billing.settings)
     effect = next(flow)
     for _ in range(3):
         effect = flow.send(billing.runtime.perform(effect))
-    billing.runtime.ledger.mark_dead_letter(letter.id, LetterState.DISCARDED, who="ann", why="by hand")
+    billing.runtime.ledger.mark_dead_letter(dead_letter.id, DeadLetterState.DISCARDED, actor="ann", comment="by hand")
     with pytest.raises(errors.ChargeNotFound):
         while True:
             effect = flow.send(billing.runtime.perform(effect))
-    assert billing.runtime.ledger.get_dead_letter(letter.id).state == "discarded"  # type: ignore[union-attr]
+    assert billing.runtime.ledger.get_dead_letter(dead_letter.id).state == "discarded"  # type: ignore[union-attr]
 
 
 def test_a_refund_delivered_again_after_a_late_consume_gives_nothing_more(billing: Billing) -> None:
     payer = billing.payer(1000)
     reservation = billing.reserve(payer, 100)
-    wanted = GiveBack(user_id=payer[0], request_id=reservation.request_id, reason="client gone")
+    wanted = RefundRequest(user_id=payer[0], request_id=reservation.request_id, reason="client gone")
 
     def deliver() -> None:
-        billing.runtime.run(refund.give_back(wanted, commands=billing.runtime.commands))
+        billing.runtime.run(refund.request(wanted, commands=billing.runtime.commands))
         billing.settle()
 
     deliver()
@@ -149,4 +149,4 @@ def test_an_event_that_names_another_users_token_touches_no_copy_of_theirs(make_
     )
     assert billing.settle().dead_lettered == 1
     assert billing.redis("HGETALL", key) == before
-    assert billing.runtime.ledger.dead_letters()[0].reason == Posted.UNKNOWN_TOKEN
+    assert billing.runtime.ledger.dead_letters()[0].reason == PostOutcome.UNKNOWN_TOKEN

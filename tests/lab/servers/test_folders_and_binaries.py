@@ -38,11 +38,11 @@ def test_a_folder_that_cannot_be_made_is_named() -> None:
 
 
 def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "letter").touch()
+    (tmp_path / "dead letter").touch()
     tmp_path.chmod(0o755)
     with pytest.raises(FolderUnusable, match="files that billing-tasks did not make"):
         StateFolder(tmp_path).open()
-    assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+    assert [path.name for path in tmp_path.iterdir()] == ["dead letter"]
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
