@@ -41,7 +41,7 @@ class Runtime:
     def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end. An error of an effect is raised inside the flow, which may handle it."""
         try:
-            effect = next(flow)
+            effect = flow.send(None)
             while True:
                 try:
                     reply = self.perform(effect)
@@ -52,7 +52,7 @@ class Runtime:
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def perform(self, effect: Effect) -> Any:
+    def perform(self, effect: Effect[Any]) -> Any:
         """Do one thing that a flow asked for."""
         match effect:
             case Command():
@@ -70,11 +70,11 @@ class Runtime:
             case Meanwhile():
                 return self._both(effect)
 
-    def _both(self, effect: Meanwhile) -> Any:
+    def _both(self, effect: Meanwhile[Any]) -> Any:
         """PostgreSQL works in a thread of its own while this one talks to Redis."""
         with ThreadPoolExecutor(1, thread_name_prefix="billing-ledger") as thread:
             asked = thread.submit(effect.ledger.call, self.ledger)
-            self.run(effect.others)
+            self.run(effect.others())
         return asked.result()
 
     def _keep(self, event: Event) -> bool:

@@ -62,7 +62,7 @@ class _Counting(Runtime):
 
     asked: Counter[str]
 
-    def perform(self, effect: Effect) -> Any:
+    def perform(self, effect: Effect[Any]) -> Any:
         # Meanwhile is one call of the ledger; what it does on Redis is performed, and counted, by itself.
         self.asked["PostgreSQL" if isinstance(effect, InLedger | Meanwhile) else "Redis"] += 1
         return super().perform(effect)

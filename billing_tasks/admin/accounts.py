@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.account_cache import clock_of, push_accounts
-from billing_tasks.flows.effects import Flow, InLedger, ask
+from billing_tasks.flows.effects import InLedger
 from billing_tasks.ledger.accounts import Keep
 from billing_tasks.ledger.rows import ChannelRow, EntryRow
 from billing_tasks.ledger.store import Ledger
@@ -66,7 +66,7 @@ class Accounts:
         _check_status(status, ("enabled", "disabled"))
         if group is not None:
             check_text("group", group, 64)
-        return self._user_change(user_id, lambda ledger: ledger.set_user(user_id, status=status, group_name=group))
+        return self._user_change(user_id, InLedger(Ledger.set_user, user_id, status=status, group_name=group))
 
     def top_up(self, user_id: int, quota: int, top_up_id: str, *, note: str = "") -> tuple[UserRow, bool]:
         """Add quota to a user, once per `top_up_id`. The flag says whether it was new.
@@ -78,7 +78,7 @@ class Accounts:
         _check_own_id("top_up_id", top_up_id)
         check_text("note", note, 2000)
         return self._user_change(
-            user_id, lambda ledger: ledger.top_up(user_id, quota, top_up_id, note=note), lambda done: done[0]
+            user_id, InLedger(Ledger.top_up, user_id, quota, top_up_id, note=note), lambda done: done[0]
         )
 
     def adjust_user(self, user_id: int, quota: int, adjust_id: str, *, note: str = "") -> tuple[UserRow, bool]:
@@ -88,7 +88,7 @@ class Accounts:
         _check_own_id("adjust_id", adjust_id)
         check_text("note", note, 2000)
         return self._user_change(
-            user_id, lambda ledger: ledger.adjust_user(user_id, quota, adjust_id, note=note), lambda done: done[0]
+            user_id, InLedger(Ledger.adjust_user, user_id, quota, adjust_id, note=note), lambda done: done[0]
         )
 
     def user(self, user_id: int) -> UserRow:
@@ -152,8 +152,8 @@ class Accounts:
         moment = Keep.AS_IT_IS if expires_at is Keep.AS_IT_IS else _milliseconds(expires_at)
         return self._token_change(
             token_id,
-            lambda ledger: ledger.set_token(
-                token_id, status=status, unlimited_quota=unlimited, name=name, expires_at_ms=moment
+            InLedger(
+                Ledger.set_token, token_id, status=status, unlimited_quota=unlimited, name=name, expires_at_ms=moment
             ),
         )
 
@@ -161,7 +161,7 @@ class Accounts:
         """Set what the token has left; the difference is booked as an entry. Raises TokenRefused (unknown)."""
         check_int("token_id", token_id, 1)
         check_int("quota", quota, 0)
-        return self._token_change(token_id, lambda ledger: ledger.set_token_quota(token_id, quota, note=note))
+        return self._token_change(token_id, InLedger(Ledger.set_token_quota, token_id, quota, note=note))
 
     def adjust_token(self, token_id: int, quota: int, adjust_id: str, *, note: str = "") -> tuple[TokenRow, bool]:
         """Correct a token's quota up or down, once per `adjust_id`. Raises as top_up does."""
@@ -169,7 +169,7 @@ class Accounts:
         check_int("quota", quota, -(2**53))
         _check_own_id("adjust_id", adjust_id)
         return self._token_change(
-            token_id, lambda ledger: ledger.adjust_token(token_id, quota, adjust_id, note=note), lambda done: done[0]
+            token_id, InLedger(Ledger.adjust_token, token_id, quota, adjust_id, note=note), lambda done: done[0]
         )
 
     def token(self, token_id: int) -> TokenRow:
@@ -198,23 +198,21 @@ class Accounts:
 
     # -- how a change reaches Redis -----------------------------------------------------------------------
 
-    def _user_change(self, user_id: int, change: Callable[[Ledger], T], row: Callable[[T], UserRow] | None = None) -> T:
+    def _user_change(self, user_id: int, change: InLedger[T], row: Callable[[T], UserRow] | None = None) -> T:
         return self._runtime.run(self._pushed(user_id, change, row or (lambda done: done)))  # type: ignore[arg-type, return-value]
 
-    def _token_change(
-        self, token_id: int, change: Callable[[Ledger], T], row: Callable[[T], TokenRow] | None = None
-    ) -> T:
+    def _token_change(self, token_id: int, change: InLedger[T], row: Callable[[T], TokenRow] | None = None) -> T:
         user_id = self._runtime.ledger.get_token(token_id).user_id
         return self._runtime.run(self._pushed(user_id, change, row or (lambda done: done)))  # type: ignore[arg-type, return-value]
 
-    def _pushed(self, user_id: int, change: Callable[[Ledger], T], row: Callable[[T], UserRow | TokenRow]) -> Flow[T]:
+    async def _pushed(self, user_id: int, change: InLedger[T], row: Callable[[T], UserRow | TokenRow]) -> T:
         commands = self._runtime.commands
-        clock = yield from clock_of(user_id, commands)  # before the change: a copy is as old as its reading
-        done = yield from ask(InLedger(change))
+        clock = await clock_of(user_id, commands)  # before the change: a copy is as old as its reading
+        done = await change
         changed = row(done)
         users = [changed] if isinstance(changed, UserRow) else []
         tokens = [changed] if isinstance(changed, TokenRow) else []
-        yield from push_accounts(clock, users=users, tokens=tokens, commands=commands)
+        await push_accounts(clock, users=users, tokens=tokens, commands=commands)
         return done
 
     def close(self) -> None:

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from billing_tasks.client.base import BookkeeperBase
-from billing_tasks.client.charge import Charge, why
+from billing_tasks.client.charge import Charge
 from billing_tasks.client.relayer import relay_from_now_on
-from billing_tasks.errors import BillingError, ReservationClosed, Unavailable
+from billing_tasks.errors import BillingError, ReservationClosed
 from billing_tasks.flows.effects import Effect, Flow, Ring
 from billing_tasks.holds.async_store import AsyncHoldStore
 from billing_tasks.holds.commands import Command, Pipeline
@@ -48,7 +48,7 @@ class AsyncBookkeeper(BookkeeperBase):
 
     async def _run(self, flow: Flow[T]) -> T:
         try:
-            effect = next(flow)
+            effect = flow.send(None)
             while True:
                 try:
                     reply = await self._perform(effect)
@@ -59,7 +59,7 @@ class AsyncBookkeeper(BookkeeperBase):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    async def _perform(self, effect: Effect) -> Any:
+    async def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
             case Command():
                 return await self._holds.send(effect)
@@ -151,11 +151,11 @@ class AsyncBookkeeper(BookkeeperBase):
             yield charge
         except BaseException as exc:
             renewing.cancel()
-            await self._shielded(self._settle_charge(charge, exc))
+            await self._shielded(self._run(self._settle_charge(charge, exc)))
             raise
         else:
             renewing.cancel()
-            await self._shielded(self._settle_charge(charge, None))
+            await self._shielded(self._run(self._settle_charge(charge, None)))
 
     async def _keep_open(self, reservation: Reservation, ttl_seconds: int | None) -> None:
         ttl = ttl_seconds or self.settings.hold_ttl_seconds
@@ -176,24 +176,6 @@ class AsyncBookkeeper(BookkeeperBase):
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         await asyncio.shield(task)
-
-    async def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
-        usage = charge.log()
-        for last in (False, True):
-            try:
-                if usage is not None:
-                    charge.receipt = await self.consume(usage)
-                else:
-                    charge.receipt = await self.refund_quota(charge.reservation, reason=why(exc))
-                return
-            except Unavailable as failed:
-                if last and usage is None and exc is not None:
-                    exc.add_note(f"and the hold was not released: {failed}; it expires by itself")
-                    return  # the block's own error matters more
-                if last:
-                    raise
-            except ReservationClosed:
-                return  # consumed by somebody else under this request_id: then there is nothing to give back
 
     async def close(self) -> None:
         """Wait for charges that are still settling, send waiting rings, give connections back."""

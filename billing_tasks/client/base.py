@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from billing_tasks.errors import InvalidRequest
+from billing_tasks.client.charge import Charge, release_reason
+from billing_tasks.errors import InvalidRequest, ReservationClosed, Unavailable
 from billing_tasks.flows.effects import Flow
-from billing_tasks.flows.requests import consume, refund, renew, reserve
+from billing_tasks.flows.requests import consume, refund, release, renew, reserve
 from billing_tasks.flows.requests.balance import available_quota
 from billing_tasks.holds.commands import Commands
 from billing_tasks.model.consume_log import ConsumeLog
@@ -89,7 +90,7 @@ class BookkeeperBase:
         wanted = self._refund_request(user_id, request_id, reason)
         if self.settings.dispatch == "request":
             return refund.enqueue(wanted, commands=self._commands)
-        return refund.release_hold(
+        return release.release_hold(
             wanted,
             token_id=reservation.token_id if reservation else None,
             held=reservation.held_quota if reservation else 0,
@@ -118,6 +119,25 @@ class BookkeeperBase:
             quota=quota,
             refund_id=refund_id,
         )
+
+    async def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
+        """Consume what was handed over, or release the hold; a server that is away is asked once more."""
+        usage = charge.log()
+        for last in (False, True):
+            try:
+                if usage is not None:
+                    charge.receipt = await self._consume(usage)
+                else:
+                    charge.receipt = await self._refund_quota(charge.reservation, None, None, release_reason(exc))
+                return
+            except Unavailable as failed:
+                if last and usage is None and exc is not None:
+                    exc.add_note(f"and the hold was not released: {failed}; it expires by itself")
+                    return  # the block's own error matters more
+                if last:
+                    raise
+            except ReservationClosed:
+                return  # another call consumed it under this request_id: then there is nothing to give back
 
     def _renew(self, reservation: Reservation, ttl_seconds: int | None) -> Flow[int]:
         ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds

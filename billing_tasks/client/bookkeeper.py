@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from billing_tasks.client.base import BookkeeperBase
-from billing_tasks.client.charge import Charge, why
+from billing_tasks.client.charge import Charge
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.client.renewer import Renewer
-from billing_tasks.errors import ReservationClosed, Unavailable
 from billing_tasks.flows.effects import Flow
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.reservation import Receipt, Reservation
@@ -149,31 +148,16 @@ class Bookkeeper(BookkeeperBase):
         try:
             yield charge
         except BaseException as exc:
-            self._settle_charge(charge, exc)
+            self._settle(charge, exc)
             raise
         else:
-            self._settle_charge(charge, None)
+            self._settle(charge, None)
         finally:
             self._renewer.remove(reservation)
 
-    def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
+    def _settle(self, charge: Charge, exc: BaseException | None) -> None:
         self._renewer.remove(charge.reservation)
-        usage = charge.log()
-        for last in (False, True):
-            try:
-                if usage is not None:
-                    charge.receipt = self.consume(usage)
-                else:
-                    charge.receipt = self.refund_quota(charge.reservation, reason=why(exc))
-                return
-            except Unavailable as failed:
-                if last and usage is None and exc is not None:
-                    exc.add_note(f"and the hold was not released: {failed}; it expires by itself")
-                    return  # the block's own error matters more
-                if last:
-                    raise
-            except ReservationClosed:
-                return  # consumed by somebody else under this request_id: then there is nothing to give back
+        self._run(self._settle_charge(charge, exc))
 
     def close(self) -> None:
         """Send waiting rings, give connections back."""

@@ -74,7 +74,7 @@ class Charge:
         return self.reservation.log(channel_id=self.channel_id, **{**self.details, **usage})
 
 
-def why(exc: BaseException | None) -> str:
+def release_reason(exc: BaseException | None) -> str:
     """The reason a hold is released for, short enough for the ledger."""
     if exc is None:
         return "no usage was reported"

@@ -6,7 +6,7 @@ of this and differ in the sending alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,7 @@ from billing_tasks.holds.replies import (
 )
 from billing_tasks.holds.scripts import Script, script
 from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.effect import Effect
 
 R = TypeVar("R")
 
@@ -38,7 +39,7 @@ SETTLED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Command(Generic[R]):
+class Command(Effect[R], Generic[R]):
     """One round trip: a script call if `script` is set, else a plain command."""
 
     words: tuple[Any, ...]
@@ -47,10 +48,21 @@ class Command(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline(Generic[R]):
+class Pipeline(Effect[list[R]], Generic[R]):
     """Several commands in one round trip; the replies come in their order."""
 
     commands: tuple[Command[R], ...]
+
+    def __await__(self) -> Generator[Any, Any, list[R]]:
+        if not self.commands:
+            return []  # no round trip for nothing
+        reply: list[R] = yield self
+        return reply
+
+
+def together(commands: Iterable[Command[R]]) -> Pipeline[R]:
+    """`await together(commands)`: one round trip for all of them."""
+    return Pipeline(tuple(commands))
 
 
 class Commands:

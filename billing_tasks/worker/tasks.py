@@ -107,7 +107,7 @@ def refund_one(
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
     try:
-        receipt = r.run(refund.request(refund_request_from(payload), commands=r.commands))
+        receipt = r.run(refund.refund(refund_request_from(payload), commands=r.commands))
     except Refused as exc:
         r.run(record.keep([record.of_message("refund", payload, exc, task_id=self.request.id)]))
         raise

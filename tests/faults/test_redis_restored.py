@@ -251,7 +251,7 @@ def test_redis_lost_between_any_two_steps_of_a_drainer_books_nothing_twice(
         steps += 1
         return billing.runtime.perform(effect)
 
-    effect = next(drain)
+    effect = drain.send(None)
     try:
         while True:
             effect = drain.send(perform(effect))

@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
         wanted = reserve.Wanted(self.ids[slot], actor.user, actor.token, amount, 600_000)
         expected = self._right_answers(slot, amount)
         flow = reserve.reserve(wanted, commands=b.runtime.commands, settings=b.settings)
-        first = b.runtime.perform(next(flow))
+        first = b.runtime.perform(flow.send(None))
         try:
             effect = flow.send(first)
         except StopIteration as end:
@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
         """Perhaps it applied the command all the same. The usage goes straight into the ledger."""
         b = self.billing
         flow = consume.consume(self._log(slot, quota), commands=b.runtime.commands)
-        command = next(flow)
+        command = flow.send(None)
         if applied:
             b.runtime.perform(command)
             self.model.consume(slot, quota)

@@ -95,7 +95,7 @@ class History(Machine):
             shard, owner=secrets.token_hex(4), commands=b.runtime.commands, settings=b.settings, now=time.monotonic
         )
         flow = in_turns(drain, lambda: True)
-        return Worker(shard, flow, next(flow))
+        return Worker(shard, flow, flow.send(None))
 
     def _work(self, worker: Worker, effects: int) -> None:
         self.billing.redis("DEL", self.billing.runtime.commands.keys.drainer(worker.shard))  # a lease that ran out

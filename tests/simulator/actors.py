@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from billing_tasks.errors import BillingError, Unavailable
-from billing_tasks.flows.effects import Effect
+from billing_tasks.flows.effects import Effect, Flow
 from tests.simulator.broker import Message
 from tests.simulator.claims import Claim, Violation
 from tests.simulator.stepping import Parked
 
-Script = Generator[Effect, Any, Any]
+Script = Flow[Any]
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Actor:
 
     def start(self) -> None:
         """To its first effect."""
-        self._go(lambda: next(self.script))
+        self._go(lambda: self.script.send(None))
 
     def send(self, reply: Any) -> None:
         """The effect's answer."""

@@ -112,12 +112,12 @@ class Applications:
 
     # -- stories ------------------------------------------------------------------------------------------
 
-    def _story(self, request: Request, steps: tuple[str, ...]) -> Script:
+    async def _story(self, request: Request, steps: tuple[str, ...]) -> None:
         reserved: Reservation | None = None
         patience = self.dice.choice((1, 2, 4))
         for step in steps:
             try:
-                done = yield from self._repeated(self._step(step, request, reserved), patience)
+                done = await self._repeated(self._step(step, request, reserved), patience)
             except Unavailable:
                 if step == "reserve":
                     return  # the caller got an error; what it holds expires
@@ -129,10 +129,10 @@ class Applications:
             if isinstance(done, Reservation):
                 reserved = done
 
-    def _repeated(self, make: Callable[[], Flow[Any]], tries: int) -> Flow[Any]:
+    async def _repeated(self, make: Callable[[], Flow[Any]], tries: int) -> Any:
         for left in reversed(range(tries)):
             try:
-                return (yield from make())
+                return await make()
             except Unavailable:
                 if not left:
                     raise
@@ -172,23 +172,23 @@ class Applications:
                 return lambda: self._refund(r, f"{r.name}:{which}", None)
         return _nothing
 
-    def _consume(self, log: ConsumeLog, gateway: Any = None) -> Flow[Any]:
-        receipt = yield from (gateway or self.world.gateway)._consume(log)
+    async def _consume(self, log: ConsumeLog, gateway: Any = None) -> Any:
+        receipt = await (gateway or self.world.gateway)._consume(log)
         self.accepted.append((log.to_event(), gateway is not None))
         return receipt
 
-    def _refund(self, request: Request, refund_id: str, amount: int | None) -> Flow[Any]:
-        receipt = yield from self.world.gateway._refund_charge(request.user, request.id, refund_id, amount, "")
+    async def _refund(self, request: Request, refund_id: str, amount: int | None) -> Any:
+        receipt = await self.world.gateway._refund_charge(request.user, request.id, refund_id, amount, "")
         self.accepted.append((RefundRequest(request.user, request.id, "", amount, refund_id).event, False))
         return receipt
 
-    def _refund_request(self, request: Request) -> Flow[Any]:
+    async def _refund_request(self, request: Request) -> Any:
         """By a message of billing.refund: whatever there is to give back, a hold or a charge."""
-        return (yield from self.world.enqueueing._refund_quota(None, request.user, request.id, ""))
+        return await self.world.enqueueing._refund_quota(None, request.user, request.id, "")
 
 
-def _nothing() -> Flow[None]:
-    yield from ()
+async def _nothing() -> None:
+    return
 
 
 #: another hand at a request that exists

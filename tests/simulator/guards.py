@@ -252,12 +252,12 @@ FLOWS: list[Guard] = [
         "a dead letter is kept before its event leaves the outbox",
         Cut(
             _SETTLE,
-            "    batch.numbers = yield from record.keep(batch.refused)  # before their events leave the outbox\n",
+            "    batch.numbers = await record.keep(batch.refused)  # before their events leave the outbox\n",
         ),
         Cut(
             _SETTLE,
-            "    removed = yield from ask_all(calls)\n",
-            "    removed = yield from ask_all(calls)\n    batch.numbers = yield from record.keep(batch.refused)\n",
+            "    removed = await together(calls)\n",
+            "    removed = await together(calls)\n    batch.numbers = await record.keep(batch.refused)\n",
         ),
     ),
     _guard(
@@ -266,10 +266,10 @@ FLOWS: list[Guard] = [
         Cut(_SETTLE, "entries=chunk, users=users, tokens=tokens,", "entries=chunk, users=[], tokens=[],"),
         Cut(
             _SETTLE,
-            "    removed = yield from ask_all(calls)\n",
-            "    removed = yield from ask_all(calls)\n"
+            "    removed = await together(calls)\n",
+            "    removed = await together(calls)\n"
             "    from billing_tasks.flows.account_cache import push_accounts\n"
-            "    yield from push_accounts(\n"
+            "    await push_accounts(\n"
             "        batch.lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=d.commands)\n",
         ),
     ),
@@ -278,9 +278,9 @@ FLOWS: list[Guard] = [
         "events leave the outbox after they are booked",
         Cut(
             _SETTLE,
-            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
-            "    yield from _settled(batch, meanwhile.d)\n"
-            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "    await _settled(batch, meanwhile.d)\n"
+            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
     ),
     _guard(
@@ -288,12 +288,12 @@ FLOWS: list[Guard] = [
         "a batch's refunds are booked after its consumes",
         Cut(
             _SETTLE,
-            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n"
+            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n"
             "    for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them\n"
-            "        yield from _post_refund(event, batch)\n",
+            "        await _post_refund(event, batch)\n",
             "    for event in batch.refunds:\n"
-            "        yield from _post_refund(event, batch)\n"
-            "    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        await _post_refund(event, batch)\n"
+            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
         survives="a refund that comes too early becomes a dead letter, which is tried again",
     ),
@@ -302,7 +302,7 @@ FLOWS: list[Guard] = [
         "usage is booked when Redis does not answer",
         Cut(
             "py:billing_tasks.flows.requests.consume",
-            "        return (yield from _post_directly(event, exc, commands.keys.shard_of(event.user_id)))",
+            "        return await _without_redis(event, exc, commands.keys.shard_of(event.user_id))",
             "        return Receipt(event.request_id, event.quota)",
         ),
     ),
@@ -310,8 +310,8 @@ FLOWS: list[Guard] = [
         "consume: a refusal is kept",
         "what PostgreSQL refuses at once is kept as a dead letter",
         Cut(
-            "py:billing_tasks.flows.requests.refund",
-            "        if not outcome.booked:\n            yield from keep([of_outcome(event, outcome)])\n",
+            "py:billing_tasks.flows.requests.without_redis",
+            "        if not outcome.booked:\n            await keep([of_outcome(event, outcome)])\n",
         ),
     ),
     _guard(

@@ -143,9 +143,9 @@ class History(Stage):
         self.counts["relayed from the spool"] += 1
         self._enter("relayer", self._relaying(event), does=f"{event.kind} of {event.request_id}")
 
-    def _relaying(self, event: Event) -> Any:
+    async def _relaying(self, event: Event) -> None:
         try:
-            yield from workers.relay(event, self.world)
+            await workers.relay(event, self.world)
         except InvalidRequest:
             self.oracle.set_aside.add(identity(event))  # for a person
         except Refused:

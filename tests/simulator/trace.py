@@ -87,13 +87,8 @@ def _short(argument: Any) -> str:
 
 
 def _call(effect: InLedger[Any]) -> str:
-    """Which call a closure makes, and with what."""
-    call: Any = effect.call
-    inner = getattr(call, "func", call)
-    names = [name for name in inner.__code__.co_names if not name.startswith("_")]
-    values = [cell.cell_contents for cell in inner.__closure__ or ()] + list(getattr(call, "args", ()))
-    said = [text for value in values if (text := _value(value))]
-    return f"{names[0] if names else inner.__name__}({', '.join(said)})"
+    said = [text for value in [*effect.args, *effect.kwargs.values()] if (text := _value(value))]
+    return f"{effect.name}({', '.join(said)})"
 
 
 def _value(value: Any) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from billing_tasks.flows.effects import Flow, ask, ask_all
-from billing_tasks.holds.commands import Commands
+from billing_tasks.holds.commands import Commands, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +17,12 @@ class Watched:
     longest_shard: int  # the shard with most events
 
 
-def watch(*, commands: Commands) -> Flow[Watched]:
+async def watch(*, commands: Commands) -> Watched:
     """Three round trips. Raises Unavailable."""
     shards = range(commands.keys.shards)
-    now_ms = yield from ask(commands.server_time())
-    backlogs = yield from ask_all([commands.backlog(shard) for shard in shards])
-    holds = yield from ask_all([commands.open_holds(shard) for shard in shards])
-    oldest = yield from ask_all([commands.oldest(shard) for shard in shards])
+    now_ms = await commands.server_time()
+    backlogs = await together([commands.backlog(shard) for shard in shards])
+    holds = await together([commands.open_holds(shard) for shard in shards])
+    oldest = await together([commands.oldest(shard) for shard in shards])
     waits = [now_ms - entry.filed_ms for entry in oldest if entry is not None]
     return Watched(sum(backlogs), sum(holds), max(0, *waits, 0), backlogs.index(max(backlogs)))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from billing_tasks.flows.effects import Flow, ask
 from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.repairs import Repair
 from billing_tasks.settings import Settings
 
 
-def repair(repairs: Iterable[Repair], *, commands: Commands, settings: Settings) -> Flow[list[Repair]]:
+async def repair(repairs: Iterable[Repair], *, commands: Commands, settings: Settings) -> list[Repair]:
     """Make the repairs, each once; returns those that changed something. Raises Unavailable."""
     made = []
     for wanted in dict.fromkeys(repairs):
-        changed = yield from ask(wanted.command(commands, settings))
+        changed = await wanted.command(commands, settings)
         made += [wanted] if changed else []
     return made

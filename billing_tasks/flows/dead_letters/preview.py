@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters.record import FOR_EVER, WHY, event_of, reason_of
 from billing_tasks.flows.dead_letters.select import excluded_reasons, select_dead_letters
-from billing_tasks.flows.effects import Flow, InLedger, ask
+from billing_tasks.flows.effects import InLedger
 from billing_tasks.holds.commands import Commands
 from billing_tasks.ledger.rows import DeadLetterFilter, DeadLetterState, RequestState
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import PostOutcome
 
@@ -64,19 +65,19 @@ class Previews:
         }
 
 
-def preview_all(*, limit: int, commands: Commands, wanted: DeadLetterFilter) -> Flow[Previews]:
+async def preview_all(*, limit: int, commands: Commands, wanted: DeadLetterFilter) -> Previews:
     """What a retry of these dead letters would do now; the same dead letters are left out. Raises Unavailable."""
-    selected = yield from select_dead_letters(wanted, limit=limit, leave_out=excluded_reasons(wanted))
+    selected = await select_dead_letters(wanted, limit=limit, leave_out=excluded_reasons(wanted))
     found = []
     for number in selected.numbers:
-        one = yield from preview(number, commands=commands)
+        one = await preview(number, commands=commands)
         found.append(one)
     return Previews(found, selected.more, selected.left_out)
 
 
-def preview(number: int, *, commands: Commands) -> Flow[Preview]:
+async def preview(number: int, *, commands: Commands) -> Preview:
     """What a retry of this dead letter would do now. Raises InvalidRequest if there is none, Unavailable."""
-    dead_letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
+    dead_letter = await InLedger(Ledger.get_dead_letter, number)
     if dead_letter is None:
         raise InvalidRequest(f"There is no dead letter {number}.")
 
@@ -93,7 +94,7 @@ def preview(number: int, *, commands: Commands) -> Flow[Preview]:
     try:
         event = event_of(dead_letter)
         shard = commands.keys.shard_of(event.user_id)
-        post_preview = yield from ask(InLedger(lambda ledger: ledger.preview(shard, event)))
+        post_preview = await InLedger(Ledger.preview, shard, event)
     except InvalidRequest as exc:
         return found(reason_of(exc), f"refused: {exc.message}")
     state = post_preview.state

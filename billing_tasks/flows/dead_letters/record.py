@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ import msgspec
 from billing_tasks.broker import decode
 from billing_tasks.broker.names import CONSUME, REFUND
 from billing_tasks.errors import BillingError, IdempotencyConflict, InvalidRequest
-from billing_tasks.flows.effects import Enqueue, Flow, InLedger, ask
+from billing_tasks.flows.effects import Enqueue, InLedger
 from billing_tasks.holds.replies import OutboxEntry
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
 from billing_tasks.ledger.rows import DeadLetter, DeadLetterState
@@ -148,28 +147,24 @@ def wait_before(attempt: int) -> int:
     return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS << min(attempt, 12))
 
 
-def keep(dead_letters: list[NewDeadLetter]) -> Flow[list[int]]:
+async def keep(dead_letters: list[NewDeadLetter]) -> list[int]:
     """Keep them; returns their numbers. Raises Unavailable."""
     numbers = []
-    for dead_letter in dead_letters:
-        number = yield from ask(InLedger(partial(_add, dead_letter)))
-        numbers.append(number)
+    for new in dead_letters:
+        kept, _ = await InLedger(
+            Ledger.add_dead_letter,
+            kind=new.kind,
+            request_id=new.request_id,
+            user_id=new.user_id,
+            payload=new.payload,
+            reason=new.reason,
+            error=new.error,
+            fingerprint=new.fingerprint,
+            state=DeadLetterState.RETRYING if new.transient else DeadLetterState.FAILED,
+            next_attempt_seconds=wait_before(0) if new.transient else None,
+        )
+        numbers.append(kept.id)
     return numbers
-
-
-def _add(dead_letter: NewDeadLetter, ledger: Ledger) -> int:
-    kept, _ = ledger.add_dead_letter(
-        kind=dead_letter.kind,
-        request_id=dead_letter.request_id,
-        user_id=dead_letter.user_id,
-        payload=dead_letter.payload,
-        reason=dead_letter.reason,
-        error=dead_letter.error,
-        fingerprint=dead_letter.fingerprint,
-        state=DeadLetterState.RETRYING if dead_letter.transient else DeadLetterState.FAILED,
-        next_attempt_seconds=wait_before(0) if dead_letter.transient else None,
-    )
-    return kept.id
 
 
 def slow_lane(*, kind: str, request_id: str, number: int, attempt: int, **asked: str) -> Enqueue:

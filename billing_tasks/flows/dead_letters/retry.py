@@ -22,9 +22,10 @@ from billing_tasks.errors import (
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.dead_letters.record import FOR_EVER, WHY, event_of, reason_of, slow_lane, wait_before
 from billing_tasks.flows.dead_letters.select import count_left_out, excluded_reasons
-from billing_tasks.flows.effects import Flow, InLedger, ask
+from billing_tasks.flows.effects import InLedger
 from billing_tasks.holds.commands import Commands
 from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState, HistoryKind, Mark
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings
@@ -132,15 +133,15 @@ class _Try:
         return dead_letter.attempts + 1 if self.count is None else self.count
 
 
-def attempt(
+async def attempt(
     number: int, *, actor: str, commands: Commands, settings: Settings, count: int | None = None, comment: str = ""
-) -> Flow[Attempted]:
+) -> Attempted:
     """Try to book one dead letter. Raises the error that says why not; the row says it too.
 
     `actor` and `comment` are kept with the dead letter. `count`: the number of the attempt, if it was
     sent as a task.
     """
-    dead_letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
+    dead_letter = await InLedger(Ledger.get_dead_letter, number)
     if dead_letter is None:
         raise InvalidRequest(f"There is no dead letter {number}.")
     if not dead_letter.open:
@@ -148,39 +149,37 @@ def attempt(
     this = _Try(actor=actor, comment=comment, count=count, max_attempts=settings.max_attempts)
     if dead_letter.kind == Kind.CONFLICT:
         mark = this.verdict(dead_letter, PostOutcome.CONFLICT)
-        yield from _mark(dead_letter, mark)
+        await _mark(dead_letter, mark)
         raise _refusal(dead_letter, PostOutcome.CONFLICT, mark)
     try:
         event = event_of(dead_letter)
-        if this.is_last(dead_letter) and (yield from _released_its_hold(event)):
-            yield from _mark(dead_letter, this.booked(dead_letter, PostOutcome.DUPLICATE, comment=_HOLD_RELEASED))
+        if this.is_last(dead_letter) and (await _released_its_hold(event)):
+            await _mark(dead_letter, this.booked(dead_letter, PostOutcome.DUPLICATE, comment=_HOLD_RELEASED))
             return Attempted(dead_letter.id, dead_letter.request_id, str(PostOutcome.DUPLICATE), _HOLD_RELEASED)
-        return (yield from _book(dead_letter, event, this, commands))
+        return await _book(dead_letter, event, this, commands)
     except InvalidRequest as exc:
-        yield from _mark(dead_letter, this.refused(dead_letter, reason=reason_of(exc), error=exc.message))
+        await _mark(dead_letter, this.refused(dead_letter, reason=reason_of(exc), error=exc.message))
         raise
 
 
-def _released_its_hold(event: Event) -> Flow[bool]:
+async def _released_its_hold(event: Event) -> bool:
     """True for a request's default refund that found Redis away, whose hold ended unused since.
 
     Asked only before giving up: until then its usage may still be on its way, and the refund waits for it.
     """
     if event.kind is not Kind.REFUND or not event.whole or event.refund_id != f"refund:{event.request_id}":
         return False
-    kinds = {entry.kind for entry in (yield from ask(InLedger(lambda ledger: ledger.entries_of(event.request_id))))}
+    kinds = {entry.kind for entry in (await InLedger(Ledger.entries_of, event.request_id))}
     return Kind.RELEASE in kinds and Kind.CONSUME not in kinds
 
 
-def _book(dead_letter: DeadLetter, event: Event, this: _Try, commands: Commands) -> Flow[Attempted]:
+async def _book(dead_letter: DeadLetter, event: Event, this: _Try, commands: Commands) -> Attempted:
     shard = commands.keys.shard_of(event.user_id)
-    clock = yield from clock_of(event.user_id, commands)
-    found, batch = yield from ask(
-        InLedger(lambda ledger: ledger.book_dead_letter(dead_letter.id, shard, event, this.verdict))
-    )
+    clock = await clock_of(event.user_id, commands)
+    found, batch = await InLedger(Ledger.book_dead_letter, dead_letter.id, shard, event, this.verdict)
     if found is None or batch is None:
         return _settled_before(found or dead_letter)
-    yield from push_accounts(clock, users=batch.users, tokens=batch.tokens, commands=commands)
+    await push_accounts(clock, users=batch.users, tokens=batch.tokens, commands=commands)
     outcome = batch.outcomes[0]
     if not outcome.booked:
         raise _refusal(dead_letter, outcome, this.verdict(found, outcome))
@@ -205,34 +204,31 @@ def _refusal(dead_letter: DeadLetter, outcome: PostOutcome, mark: Mark) -> Billi
     )
 
 
-def _mark(dead_letter: DeadLetter, mark: Mark) -> Flow[None]:
-    yield from ask(
-        InLedger(
-            lambda ledger: ledger.mark_dead_letter(
-                dead_letter.id,
-                mark.state,
-                what=mark.what,
-                actor=mark.actor,
-                comment=mark.comment,
-                reason=mark.reason,
-                error=mark.error,
-                next_attempt_seconds=mark.next_attempt_seconds,
-                attempts=mark.attempts,
-                only_from=OPEN,
-            )
-        )
+async def _mark(dead_letter: DeadLetter, mark: Mark) -> None:
+    await InLedger(
+        Ledger.mark_dead_letter,
+        dead_letter.id,
+        mark.state,
+        what=mark.what,
+        actor=mark.actor,
+        comment=mark.comment,
+        reason=mark.reason,
+        error=mark.error,
+        next_attempt_seconds=mark.next_attempt_seconds,
+        attempts=mark.attempts,
+        only_from=OPEN,
     )
 
 
-def broke(number: int, error: str, *, actor: str, settings: Settings, count: int | None = None) -> Flow[None]:
+async def broke(number: int, error: str, *, actor: str, settings: Settings, count: int | None = None) -> None:
     """Note that an attempt met a bug; after `max_attempts` of them the dead letter waits for a person."""
-    dead_letter = yield from ask(InLedger(lambda ledger: ledger.get_dead_letter(number)))
+    dead_letter = await InLedger(Ledger.get_dead_letter, number)
     if dead_letter is not None:
         this = _Try(actor=actor, comment="", count=count, max_attempts=settings.max_attempts)
-        yield from _mark(dead_letter, this.refused(dead_letter, reason="unexpected", error=error))
+        await _mark(dead_letter, this.refused(dead_letter, reason="unexpected", error=error))
 
 
-def send_again(
+async def send_again(
     *,
     limit: int,
     due_only: bool,
@@ -240,7 +236,7 @@ def send_again(
     actor: str = BY_ITSELF,
     comment: str = "",
     **wanted: Unpack[DeadLetterFilter],
-) -> Flow[Sent]:
+) -> Sent:
     """Send dead letters to the workers, each as a task of its own.
 
     `due_only`: those whose own time has come; else also those that wait for a person, or for their time. What is
@@ -250,37 +246,32 @@ def send_again(
     limit = max(limit, len(wanted.get("numbers", ())))
     if due_only:
         wanted["states"] = (DeadLetterState.RETRYING,)
-        yield from ask(InLedger(lambda ledger: ledger.give_up_lost_attempts(after_attempts=settings.max_attempts)))
+        await InLedger(Ledger.give_up_lost_attempts, after_attempts=settings.max_attempts)
     else:
         wanted["states"] = wanted.get("states") or OPEN
     asked_for: list[int] = []
     if not due_only:  # a person is told what the claim passes by
-        asked_for = yield from ask(
-            InLedger(lambda ledger: ledger.dead_letter_numbers(excluded_reasons=leave_out, **wanted))
-        )
-    dead_letters = yield from ask(
-        InLedger(
-            lambda ledger: ledger.claim_dead_letters(
-                limit=limit,
-                lease_seconds=CLAIM_SECONDS,
-                due_only=due_only,
-                excluded_reasons=leave_out,
-                actor=actor,
-                comment=comment,
-                **wanted,
-            )
-        )
+        asked_for = await InLedger(Ledger.dead_letter_numbers, excluded_reasons=leave_out, **wanted)
+    dead_letters = await InLedger(
+        Ledger.claim_dead_letters,
+        limit=limit,
+        lease_seconds=CLAIM_SECONDS,
+        due_only=due_only,
+        excluded_reasons=leave_out,
+        actor=actor,
+        comment=comment,
+        **wanted,
     )
     asked = {} if due_only else {"actor": actor, "comment": comment}
     for dead_letter in dead_letters:
-        yield slow_lane(
+        await slow_lane(
             kind=dead_letter.kind,
             request_id=dead_letter.request_id,
             number=dead_letter.id,
             attempt=dead_letter.attempts,
             **asked,
         )
-    left_out = yield from count_left_out(wanted, leave_out)
+    left_out = await count_left_out(wanted, leave_out)
     sent = [dead_letter.id for dead_letter in dead_letters]
     not_sent = sorted({*asked_for, *wanted.get("numbers", ())}.difference(sent))
     return Sent(sent, [dead_letter.request_id for dead_letter in dead_letters], left_out, not_sent)

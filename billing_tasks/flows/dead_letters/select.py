@@ -13,8 +13,9 @@ from typing import Any
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters.record import FOR_EVER
-from billing_tasks.flows.effects import Flow, InLedger, ask
+from billing_tasks.flows.effects import InLedger
 from billing_tasks.ledger.rows import OPEN, DeadLetterFilter
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_list, check_moment, check_text
@@ -32,23 +33,21 @@ class Selected:
     left_out: dict[str, int]  # refused for ever: how many, by reason
 
 
-def select_dead_letters(
+async def select_dead_letters(
     wanted: DeadLetterFilter, *, limit: int | None, leave_out: Collection[str] = ()
-) -> Flow[Selected]:
+) -> Selected:
     """The dead letters that match, but for reasons in `leave_out`; those are counted."""
     most = None if limit is None else limit + 1
-    numbers = yield from ask(
-        InLedger(lambda ledger: ledger.dead_letter_numbers(limit=most, excluded_reasons=leave_out, **wanted))
-    )
-    left_out = yield from count_left_out(wanted, leave_out)
+    numbers = await InLedger(Ledger.dead_letter_numbers, limit=most, excluded_reasons=leave_out, **wanted)
+    left_out = await count_left_out(wanted, leave_out)
     return Selected(numbers[:limit], limit is not None and len(numbers) > limit, left_out)
 
 
-def count_left_out(wanted: DeadLetterFilter, leave_out: Collection[str]) -> Flow[dict[str, int]]:
+async def count_left_out(wanted: DeadLetterFilter, leave_out: Collection[str]) -> dict[str, int]:
     """How many dead letters match whose reason is in `leave_out`, by reason."""
     if not leave_out:
         return {}
-    reasons = yield from ask(InLedger(lambda ledger: ledger.count_reasons(**wanted)))
+    reasons = await InLedger(Ledger.count_reasons, **wanted)
     return {reason: count for reason, count in reasons.items() if reason in leave_out}
 
 

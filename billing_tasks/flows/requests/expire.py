@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from billing_tasks.flows.effects import Flow, Ring, ask, ask_all
+from billing_tasks.flows.effects import Ring
 from billing_tasks.flows.requests.release import release_event
-from billing_tasks.holds.commands import Commands
+from billing_tasks.holds.commands import Commands, together
 from billing_tasks.holds.outcomes import Expire
 from billing_tasks.model import events
 
@@ -18,23 +18,23 @@ from billing_tasks.model import events
 AT_ONCE = 100
 
 
-def expire_shard(shard: int, *, commands: Commands, limit: int = 10_000) -> Flow[int]:
+async def expire_shard(shard: int, *, commands: Commands, limit: int = 10_000) -> int:
     """Release up to `limit` holds that are due; returns how many expired. Raises Unavailable."""
     expired = 0
     while expired < limit:
-        now_ms = yield from ask(commands.server_time())
-        request_ids = yield from ask(commands.due(shard, now_ms=now_ms, limit=AT_ONCE))
+        now_ms = await commands.server_time()
+        request_ids = await commands.due(shard, now_ms=now_ms, limit=AT_ONCE)
         if not request_ids:
             break
-        done = yield from _expire(shard, request_ids, commands)
+        done = await _expire(shard, request_ids, commands)
         expired += done[Expire.EXPIRED]
         if not done[Expire.EXPIRED] and not done[Expire.CLOSED]:
             break  # all renewed meanwhile
     return expired
 
 
-def _expire(shard: int, request_ids: list[str], commands: Commands) -> Flow[Counter[Expire]]:
-    holds = yield from ask(commands.holds(shard, request_ids))
+async def _expire(shard: int, request_ids: list[str], commands: Commands) -> Counter[Expire]:
+    holds = await commands.holds(shard, request_ids)
     calls = []
     for request_id, hold in zip(request_ids, holds, strict=True):
         # Without a hold there is no owner: any will do to have the stale entry of `due` removed.
@@ -43,8 +43,8 @@ def _expire(shard: int, request_ids: list[str], commands: Commands) -> Flow[Coun
         calls.append(
             commands.expire(request_id=request_id, user_id=user_id, token_id=token_id, payload=events.encode(event))
         )
-    replies = yield from ask_all(calls)
+    replies = await together(calls)
     for request_id, reply in zip(request_ids, replies, strict=True):
         if reply.ring:
-            yield Ring(shard, request_id)
+            await Ring(shard, request_id)
     return Counter(reply.outcome for reply in replies)

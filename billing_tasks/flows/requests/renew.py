@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from billing_tasks.errors import ReservationClosed
-from billing_tasks.flows.effects import Flow, ask
 from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.outcomes import Renew
 from billing_tasks.model.reservation import Reservation
 
 
-def renew(reservation: Reservation, *, ttl_ms: int, commands: Commands) -> Flow[int]:
+async def renew(reservation: Reservation, *, ttl_ms: int, commands: Commands) -> int:
     """When the hold expires now, in ms of Redis's clock. Raises ReservationClosed, Unavailable."""
-    outcome, expires_at_ms = yield from ask(
-        commands.renew(user_id=reservation.user_id, request_id=reservation.request_id, ttl_ms=ttl_ms)
+    outcome, expires_at_ms = await commands.renew(
+        user_id=reservation.user_id, request_id=reservation.request_id, ttl_ms=ttl_ms
     )
     if outcome is Renew.RENEWED:
         return expires_at_ms

@@ -22,7 +22,6 @@ from billing_tasks.errors import (
     UserQuotaUnreadable,
 )
 from billing_tasks.flows.account_cache import load_accounts
-from billing_tasks.flows.effects import Flow, ask
 from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.outcomes import Reserve
 from billing_tasks.holds.replies import Reserved
@@ -59,26 +58,26 @@ _BY_THE_CACHE = frozenset(
 _ROUNDS = 6
 
 
-def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> Flow[Reservation]:
+async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> Reservation:
     """The reservation, or the refusal as an error (the table in errors.py)."""
     fresh_ms = settings.fresh_seconds * 1000
     asked_again = False
     for _ in range(_ROUNDS):
-        reply = yield from _try(wanted, fresh_ms, commands, settings)
+        reply = await _try(wanted, fresh_ms, commands, settings)
         outcome = reply.outcome
         if outcome is Reserve.HELD or outcome is Reserve.ALREADY_HELD:
             return _reservation(wanted, reply, settings)
         if outcome is Reserve.NOT_LOADED:
-            yield from _load(wanted, reply, commands)
+            await _load(wanted, reply, commands)
         elif outcome is Reserve.STALE:
             try:
-                yield from _load(wanted, reply, commands)
+                await _load(wanted, reply, commands)
             except Unavailable:
                 fresh_ms = 0  # PostgreSQL is away: the old copy is the best there is
         elif outcome in _BY_THE_CACHE and not asked_again and reply.age_ms >= settings.refusal_fresh_seconds * 1000:
             asked_again = True
             try:
-                yield from _load(wanted, reply, commands)
+                await _load(wanted, reply, commands)
             except Unavailable:
                 raise _refusal(wanted, reply) from None
         else:
@@ -89,28 +88,24 @@ def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> Flow[R
     )
 
 
-def _try(wanted: Wanted, fresh_ms: int, commands: Commands, settings: Settings) -> Flow[Reserved]:
+async def _try(wanted: Wanted, fresh_ms: int, commands: Commands, settings: Settings) -> Reserved:
     try:
-        return (
-            yield from ask(
-                commands.reserve(
-                    request_id=wanted.request_id,
-                    user_id=wanted.user_id,
-                    token_id=wanted.token_id,
-                    amount=wanted.amount,
-                    ttl_ms=wanted.ttl_ms,
-                    backlog_limit=settings.backlog_limit,
-                    fresh_ms=fresh_ms,
-                )
-            )
+        return await commands.reserve(
+            request_id=wanted.request_id,
+            user_id=wanted.user_id,
+            token_id=wanted.token_id,
+            amount=wanted.amount,
+            ttl_ms=wanted.ttl_ms,
+            backlog_limit=settings.backlog_limit,
+            fresh_ms=fresh_ms,
         )
     except Unavailable as exc:
         raise HoldNotWritten(exc.message, request_id=wanted.request_id) from exc
 
 
-def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> Flow[None]:
+async def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> None:
     try:
-        yield from load_accounts(
+        await load_accounts(
             user_id=wanted.user_id,
             token_id=wanted.token_id,
             began_ms=reply.now_ms,

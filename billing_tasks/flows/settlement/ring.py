@@ -5,31 +5,32 @@ from __future__ import annotations
 from contextlib import suppress
 
 from billing_tasks.errors import Unavailable
-from billing_tasks.flows.effects import Flow, InLedger, Ring, ask, ask_all
-from billing_tasks.holds.commands import Commands
+from billing_tasks.flows.effects import InLedger, Ring
+from billing_tasks.holds.commands import Commands, together
 from billing_tasks.ledger.outboxes import OutboxLook
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.settings import Settings
 
 
-def ring_stale(*, commands: Commands, settings: Settings) -> Flow[list[int]]:
+async def ring_stale(*, commands: Commands, settings: Settings) -> list[int]:
     """The shards that were rung for. Raises Unavailable."""
     shards = range(commands.keys.shards)
-    backlogs = yield from ask_all([commands.backlog(shard) for shard in shards])
+    backlogs = await together([commands.backlog(shard) for shard in shards])
     waiting = [shard for shard, backlog in zip(shards, backlogs, strict=True) if backlog]
-    unattended = yield from ask_all([commands.ring(shard) for shard in waiting])
+    unattended = await together([commands.ring(shard) for shard in waiting])
     rung = [shard for shard, free in zip(waiting, unattended, strict=True) if free]
     for shard in rung:
-        yield Ring(shard, "")
+        await Ring(shard, "")
     with suppress(Unavailable):  # ringing matters more, and comes first
-        yield from _note_seen(commands, settings)
+        await _note_seen(commands, settings)
     return rung
 
 
-def _note_seen(commands: Commands, settings: Settings) -> Flow[None]:
+async def _note_seen(commands: Commands, settings: Settings) -> None:
     """Tell the ledger how far the outboxes have come: if Redis is lost now, the incident says how many events."""
     shards = range(commands.keys.shards)
-    lives = yield from ask_all([commands.life(shard) for shard in shards])
-    holds = yield from ask_all([commands.open_holds(shard) for shard in shards])
+    lives = await together([commands.life(shard) for shard in shards])
+    holds = await together([commands.open_holds(shard) for shard in shards])
     looks = [
         OutboxLook(shard, life.epoch, life.seq, life.before_epoch, life.before_seq, open_holds)
         for shard, life, open_holds in zip(shards, lives, holds, strict=True)
@@ -37,4 +38,4 @@ def _note_seen(commands: Commands, settings: Settings) -> Flow[None]:
     ]
     if looks:
         limit = settings.backlog_limit
-        yield from ask(InLedger(lambda ledger: ledger.observe_outboxes(looks, backlog_limit=limit)))
+        await InLedger(Ledger.observe_outboxes, looks, backlog_limit=limit)

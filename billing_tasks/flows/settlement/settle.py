@@ -20,15 +20,16 @@ import msgspec
 
 from billing_tasks.errors import BillingError, OutboxStuck, Unavailable
 from billing_tasks.flows.dead_letters import record
-from billing_tasks.flows.effects import Flow, InLedger, Meanwhile, Ring, ask, ask_all
-from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands
+from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
+from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands, together
 from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
 from billing_tasks.ledger.failures import LedgerRefusedData
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model import events
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import PostedBatch, PostOutcome
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings
 
 #: How long nobody rings after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
@@ -98,7 +99,7 @@ class _Drainer:
         return self.now() < self.deadline
 
 
-def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now: Callable[[], float]) -> Flow[Drained]:
+async def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now: Callable[[], float]) -> Drained:
     """Book the shard's outbox until it is empty or the time budget is used up. Raises Unavailable.
 
     `owner` names this run; `now` is a monotonic clock in seconds.
@@ -106,38 +107,38 @@ def drain(shard: int, *, owner: str, commands: Commands, settings: Settings, now
     d = _Drainer(shard, owner, commands, settings, now, deadline=now() + settings.settle_budget_seconds)
     try:
         while True:
-            batch = yield from _take(d)
+            batch = await _take(d)
             if batch is None:
                 d.done.taken = not d.done.request_ids
                 return d.done
-            more = bool(batch.entries) and (yield from _settle(batch, d))
+            more = bool(batch.entries) and (await _settle(batch, d))
             if more and d.in_time:
                 continue
-            if (yield from ask(commands.leave(shard, owner=owner))) is not Leave.NOT_EMPTY:
+            if (await commands.leave(shard, owner=owner)) is not Leave.NOT_EMPTY:
                 return d.done
             if not d.in_time:
-                yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms))
-                yield Ring(shard, d.done.request_ids[-1] if d.done.request_ids else "")
+                await commands.hand_over(shard, owner=owner, quiet_ms=settings.doorbell_ms)
+                await Ring(shard, d.done.request_ids[-1] if d.done.request_ids else "")
                 return d.done
     except Unavailable:
-        yield from _let_go(shard, owner, commands)
+        await _let_go(shard, owner, commands)
         raise
 
 
-def _let_go(shard: int, owner: str, commands: Commands) -> Flow[None]:
+async def _let_go(shard: int, owner: str, commands: Commands) -> None:
     try:
-        yield from ask(commands.hand_over(shard, owner=owner, quiet_ms=QUIET_AFTER_FAILURE_MS))
+        await commands.hand_over(shard, owner=owner, quiet_ms=QUIET_AFTER_FAILURE_MS)
     except Unavailable:
         return  # Redis is away too; the lease runs out by itself
 
 
-def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
+async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
     """The oldest events, or those behind a batch that is still in the outbox. None: somebody else drains."""
-    lease = yield from ask(d.commands.lease(d.shard, owner=d.owner, lease_ms=d.settings.lease_ms))
+    lease = await d.commands.lease(d.shard, owner=d.owner, lease_ms=d.settings.lease_ms)
     if lease.outcome is Lease.TAKEN:
         return None
     after = behind.entries[-1].entry_id if behind else None
-    entries = yield from ask(d.commands.read_outbox(d.shard, count=d.settings.batch_size, after=after))
+    entries = await d.commands.read_outbox(d.shard, count=d.settings.batch_size, after=after)
     last = len(entries) < d.settings.batch_size
     if entries and entries[-1].epoch != entries[0].epoch:
         entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
@@ -151,7 +152,7 @@ def _take(d: _Drainer, behind: _Batch | None = None) -> Flow[_Batch | None]:
     return batch
 
 
-def _settle(batch: _Batch, d: _Drainer) -> Flow[bool]:
+async def _settle(batch: _Batch, d: _Drainer) -> bool:
     """Book a batch, and those behind it; returns whether there may be more.
 
     While PostgreSQL books one, Redis removes the one before it and hands out the one
@@ -161,13 +162,13 @@ def _settle(batch: _Batch, d: _Drainer) -> Flow[bool]:
     current: _Batch | None = batch
     while current is not None and current.entries:
         meanwhile = _Meanwhile(before, current, d)
-        yield from _book(current, meanwhile)
+        await _book(current, meanwhile)
         if meanwhile.error is not None:
             raise meanwhile.error
         before, current = current, meanwhile.after
     if before is None:
         return False
-    yield from _settled(before, d)
+    await _settled(before, d)
     return current is None and not before.last  # else a look behind it found nothing
 
 
@@ -182,23 +183,23 @@ class _Meanwhile:
         self.error: BillingError | None = None
         self.pending = before is not None or self.ahead
 
-    def __call__(self) -> Flow[None]:
+    async def work(self) -> None:
         self.pending = False
         try:
             if self.before is not None:
-                yield from _settled(self.before, self.d)
+                await _settled(self.before, self.d)
             if self.ahead:
-                self.after = yield from _take(self.d, behind=self.current)
+                self.after = await _take(self.d, behind=self.current)
         except BillingError as exc:
             self.error = exc
 
 
-def _book(batch: _Batch, meanwhile: _Meanwhile) -> Flow[None]:
+async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
     """In PostgreSQL, as entries or as dead letters."""
-    yield from _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
+    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
     for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them
-        yield from _post_refund(event, batch)
-    batch.numbers = yield from record.keep(batch.refused)  # before their events leave the outbox
+        await _post_refund(event, batch)
+    batch.numbers = await record.keep(batch.refused)  # before their events leave the outbox
 
 
 def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
@@ -225,25 +226,23 @@ def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
     return event
 
 
-def _post(
+async def _post(
     items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int, int], meanwhile: _Meanwhile
-) -> Flow[None]:
+) -> None:
     """Book consumes and releases; halve what the ledger can't store until the one is found."""
     posting = [event for _, event in items]
-    call: InLedger[PostedBatch] = InLedger(
-        lambda ledger: ledger.post_batch(batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1])
-    )
+    call = InLedger(Ledger.post_batch, batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1])
     try:
-        answer: PostedBatch = yield (Meanwhile(call, meanwhile()) if meanwhile.pending else call)
+        answer = await (Meanwhile(call, meanwhile.work) if meanwhile.pending else call)
     except LedgerRefusedData as exc:
         if len(items) == 1:
             batch.refused.append(record.of_refused_data(posting[0], exc))
-            yield from _post([], batch, seqs, meanwhile)
+            await _post([], batch, seqs, meanwhile)
             return
         half = len(items) // 2
         middle = items[half][0].seq
-        yield from _post(items[:half], batch, (seqs[0], middle - 1), meanwhile)
-        yield from _post(items[half:], batch, (middle, seqs[1]), meanwhile)
+        await _post(items[:half], batch, (seqs[0], middle - 1), meanwhile)
+        await _post(items[half:], batch, (middle, seqs[1]), meanwhile)
         return
     batch.outcomes.update(answer.outcomes)
     batch.users.update((row.id, row) for row in answer.users)
@@ -253,9 +252,9 @@ def _post(
             batch.refused.append(record.of_outcome(event, outcome))
 
 
-def _post_refund(event: Event, batch: _Batch) -> Flow[None]:
+async def _post_refund(event: Event, batch: _Batch) -> None:
     try:
-        answer = yield from ask(InLedger(lambda ledger: ledger.post_refund(batch.shard, event)))
+        answer = await InLedger(Ledger.post_refund, batch.shard, event)
     except LedgerRefusedData as exc:
         batch.refused.append(record.of_refused_data(event, exc))
         return
@@ -267,7 +266,7 @@ def _post_refund(event: Event, batch: _Batch) -> Flow[None]:
         batch.refused.append(record.of_outcome(event, outcome))
 
 
-def _settled(batch: _Batch, d: _Drainer) -> Flow[None]:
+async def _settled(batch: _Batch, d: _Drainer) -> None:
     """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
     calls = []
     # Refunds bring rows that no entry names; an event that named another user's token brings a row whose
@@ -291,17 +290,17 @@ def _settled(batch: _Batch, d: _Drainer) -> Flow[None]:
                 d.shard, entries=chunk, users=users, tokens=tokens, read_ms=batch.lease.now_ms, epoch=batch.lease.epoch
             )
         )
-    removed = yield from ask_all(calls)
+    removed = await together(calls)
     if not any(taken + gone for taken, gone, _ in removed):
         # Reading them again would book nothing and remove nothing, for ever.
         first, count = batch.entries[0].entry_id, len(batch.entries)
         raise OutboxStuck(f"Outbox {d.shard}: none of {count} events can be removed, from {first} on.")
-    yield from _report(batch, d.done)
+    await _report(batch, d.done)
 
 
-def _report(batch: _Batch, done: Drained) -> Flow[None]:
+async def _report(batch: _Batch, done: Drained) -> None:
     for dead_letter, number in zip(batch.refused, batch.numbers, strict=True):
-        yield from _show_in_flower(dead_letter, number)
+        await _show_in_flower(dead_letter, number)
     done.posted += batch.outcomes[PostOutcome.POSTED]
     done.duplicates += batch.outcomes[PostOutcome.DUPLICATE]
     done.dead_lettered += len(batch.refused)
@@ -329,8 +328,8 @@ def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:
     return chunks
 
 
-def _show_in_flower(dead_letter: record.NewDeadLetter, number: int) -> Flow[None]:
+async def _show_in_flower(dead_letter: record.NewDeadLetter, number: int) -> None:
     try:
-        yield record.slow_lane(kind=dead_letter.kind, request_id=dead_letter.request_id, number=number, attempt=1)
+        await record.slow_lane(kind=dead_letter.kind, request_id=dead_letter.request_id, number=number, attempt=1)
     except Unavailable:
         return  # the row is there; only Flower's view of it is not

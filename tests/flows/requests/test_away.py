@@ -147,7 +147,7 @@ def test_a_refund_task_finds_the_charge_behind_a_hold_that_stayed_open(billing: 
     with without(billing, redis=True) as bk:
         bk.consume(reservation.log(channel_id=CHANNEL, quota=40))
     wanted = RefundRequest(user_id=payer[0], request_id=reservation.request_id, reason="slow")
-    billing.runtime.run(refund.request(wanted, commands=billing.runtime.commands))
+    billing.runtime.run(refund.refund(wanted, commands=billing.runtime.commands))
     billing.settle()
     assert billing.accounts.user(payer[0]).used_quota == 0
     assert billing.available(payer[0]) == 1_000_000

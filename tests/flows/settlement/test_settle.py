@@ -137,7 +137,7 @@ class Died(Exception):
 
 def run_until(runtime: Runtime, flow: Any, stop_at: int) -> int:
     """Perform a flow's effects and die before number `stop_at`; returns how many there were."""
-    count, effect = 0, next(flow)
+    count, effect = 0, flow.send(None)
     try:
         while count < stop_at:
             reply = runtime.perform(effect)
@@ -212,7 +212,7 @@ def test_a_drainer_without_postgresql_keeps_the_events_and_its_lease_for_nobody(
 
 
 def _run_with(perform: Any, flow: Any) -> Any:
-    effect = next(flow)
+    effect = flow.send(None)
     while True:
         try:
             reply = perform(effect)
@@ -231,7 +231,7 @@ def test_a_user_near_the_limit_sees_no_false_refusal_while_a_batch_settles(billi
         billing.use(billing.reserve((first, second)[number % 2], 100), 40)
     seen: list[int] = []
     flow = drain(billing, first)
-    effect = next(flow)
+    effect = flow.send(None)
     try:
         while True:
             if isinstance(effect, Pipeline):

@@ -70,7 +70,7 @@ def test_letters_that_fail_again_do_not_keep_the_others_from_their_turn(billing:
     turns: list[int] = []
     for _ in range(3):
         flow = retry.send_again(reason="unknown_token", limit=2, due_only=False, settings=billing.settings)
-        effect = next(flow)
+        effect = flow.send(None)
         try:
             while True:
                 reply = None
@@ -108,7 +108,7 @@ def test_a_discard_is_not_undone_by_an_attempt_that_was_under_way(billing: Billi
     billing.settle()
     (dead_letter,) = billing.runtime.ledger.dead_letters()
     flow = retry.attempt(dead_letter.id, actor="worker", commands=billing.runtime.commands, settings=billing.settings)
-    effect = next(flow)
+    effect = flow.send(None)
     for _ in range(3):
         effect = flow.send(billing.runtime.perform(effect))
     billing.runtime.ledger.mark_dead_letter(dead_letter.id, DeadLetterState.DISCARDED, actor="ann", comment="by hand")
@@ -124,7 +124,7 @@ def test_a_refund_delivered_again_after_a_late_consume_gives_nothing_more(billin
     wanted = RefundRequest(user_id=payer[0], request_id=reservation.request_id, reason="client gone")
 
     def deliver() -> None:
-        billing.runtime.run(refund.request(wanted, commands=billing.runtime.commands))
+        billing.runtime.run(refund.refund(wanted, commands=billing.runtime.commands))
         billing.settle()
 
     deliver()

@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from billing_tasks.errors import BillingError
-from billing_tasks.flows.effects import Effect, Meanwhile
-
-Script = Generator[Effect, Any, Any]
+from billing_tasks.flows.effects import Effect, Flow, Meanwhile
 
 
-def in_turns(flow: Script, ledger_first: Callable[[], bool]) -> Script:
+async def in_turns(flow: Flow[Any], ledger_first: Callable[[], bool]) -> Any:
     """The flow with single effects only; before each of the others `ledger_first` says whose turn it is."""
-    go_on: Callable[[], Effect] = lambda: next(flow)  # noqa: E731
+    go_on: Callable[[], Effect[Any]] = partial(flow.send, None)
     while True:
         try:
             effect = go_on()
         except StopIteration as stop:
             return stop.value
         try:
-            reply = (yield from _apart(effect, ledger_first)) if isinstance(effect, Meanwhile) else (yield effect)
+            reply = await (_apart(effect, ledger_first) if isinstance(effect, Meanwhile) else effect)
         except BillingError as exc:
-            go_on = lambda failed=exc: flow.throw(failed)  # type: ignore[misc]  # noqa: E731
+            go_on = partial(flow.throw, exc)
         else:
-            go_on = lambda answer=reply: flow.send(answer)  # type: ignore[misc]  # noqa: E731
+            go_on = partial(flow.send, reply)
 
 
-def _apart(both: Meanwhile, ledger_first: Callable[[], bool]) -> Script:
-    others, booked, answer, failed = both.others, False, None, None
-    waits_for: Effect | None = next(others, None)
+async def _apart(both: Meanwhile[Any], ledger_first: Callable[[], bool]) -> Any:
+    others, booked, answer, failed = both.others(), False, None, None
+    waits_for = _next(partial(others.send, None))
     while waits_for is not None or not booked:
         if not booked and (waits_for is None or ledger_first()):
             booked = True
             try:
-                answer = yield both.ledger
+                answer = await both.ledger
             except BillingError as exc:
                 failed = exc
             continue
         assert waits_for is not None
-        waits_for = yield from _one(others, waits_for)
+        try:
+            reply = await waits_for
+        except BillingError as exc:
+            waits_for = _next(partial(others.throw, exc))
+        else:
+            waits_for = _next(partial(others.send, reply))
     if failed is not None:
         raise failed
     return answer
 
 
-def _one(others: Script, effect: Effect) -> Generator[Effect, Any, Effect | None]:
+def _next(go_on: Callable[[], Effect[Any]]) -> Effect[Any] | None:
+    """None: the flow has ended."""
     try:
-        reply = yield effect
-    except BillingError as exc:
-        following = lambda failed=exc: others.throw(failed)  # type: ignore[misc]  # noqa: E731
-    else:
-        following = lambda: others.send(reply)  # noqa: E731
-    try:
-        return following()  # type: ignore[no-any-return]
+        return go_on()
     except StopIteration:
         return None

@@ -1,0 +1,40 @@
+"""Redis is away: usage and refunds go straight into PostgreSQL, or onto this machine's disk if that is away too.
+
+What PostgreSQL refuses is kept there as a dead letter in the same call. An event that Redis took after all, and whose
+answer was lost, is found to be a duplicate when its outbox is settled.
+"""
+
+from __future__ import annotations
+
+from billing_tasks.errors import NotBooked, Unavailable
+from billing_tasks.flows.dead_letters.record import keep, of_outcome
+from billing_tasks.flows.effects import InLedger, IntoSpool
+from billing_tasks.ledger.store import Ledger
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.posting import PostOutcome
+
+
+async def post_or_spool(event: Event, redis_error: Unavailable, *, shard: int) -> PostOutcome | None:
+    """What PostgreSQL answered; None: the event is spooled. Raises NotBooked if neither took it."""
+    post = InLedger(Ledger.post_refund, shard, event)
+    if event.kind is not Kind.REFUND:
+        post = InLedger(Ledger.post_batch, shard, [event])
+    try:
+        outcome = (await post).outcomes[0]
+        if not outcome.booked:
+            await keep([of_outcome(event, outcome)])
+    except Unavailable as exc:
+        await _spool(event, redis_error, exc)
+        return None
+    return outcome
+
+
+async def _spool(event: Event, redis_error: Unavailable, ledger_error: Unavailable) -> None:
+    what = "refund" if event.kind is Kind.REFUND else "usage"
+    message = f"Neither Redis nor PostgreSQL took the {what}. {redis_error.message} {ledger_error.message}"
+    try:
+        kept = await IntoSpool(event)
+    except Unavailable as exc:
+        raise NotBooked(f"{message} {exc.message}", request_id=event.request_id) from exc
+    if not kept:
+        raise NotBooked(message, request_id=event.request_id) from ledger_error
