@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(None, description="another broker for Celery; default: redis_url, db 0")
 
     key_prefix: str = Field("billing", pattern=r"^[a-z0-9_-]{1,32}$", description="first part of every Redis key")
-    shards: int = Field(16, ge=1, le=1024, description="another number is refused; `migrate` changes it")
+    shards: int = Field(12, ge=1, le=1024, description="another number is refused; `migrate` changes it")
     queue: str = Field("celery", description="the queue workers read; Celery's default, so that bare producers find it")
     dispatch: Literal["batch", "request"] = Field("batch", description="request: one Celery task per consume")
 

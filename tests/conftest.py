@@ -146,6 +146,16 @@ class Billing:
         """As Redis sees it."""
         return self.runtime.run(self.bk._available(user_id))
 
+    def user_key(self, user_id: int) -> str:
+        """Where Redis has the user."""
+        keys = self.runtime.commands.keys
+        return keys.user(keys.shard_of(user_id), user_id)
+
+    def token_key(self, payer: Payer) -> str:
+        """Where Redis has the token."""
+        keys = self.runtime.commands.keys
+        return keys.token(keys.shard_of(payer[0]), payer[1])
+
     def redis(self, *words: object) -> Any:
         """One raw command on the quota database."""
         return self.runtime.holds.client.execute_command(*words)

@@ -70,7 +70,11 @@ class _Counting(Runtime):
 
 def _batch(session: Session, ground: Ground) -> None:
     """A shard's backlog of three full batches, so that what a drain does once is seen beside what it repeats."""
-    users = [user - user % 16 or 16 for user in some_users(3 * ground.settings.batch_size, session.size.users, seed=1)]
+    shards = ground.settings.shards
+    users = [
+        user - user % shards or shards
+        for user in some_users(3 * ground.settings.batch_size, session.size.users, seed=1)
+    ]
     file_backlog(ground, make_events(ground, users))
     runtime = _Counting(ground.settings)
     runtime.asked = Counter()

@@ -71,8 +71,8 @@ def audit(store: HoldStore) -> Snapshot:
     """Both looks. Raises Unavailable."""
     seen = Snapshot()
     keys, commands = store.commands.keys, store.commands
-    lives = store.send_all(Pipeline(tuple(commands.life(shard) for shard in range(keys.shards))))
-    seen.epochs = {shard: (life.epoch, life.seq) for shard, life in enumerate(lives)}
+    epochs = store.send_all(Pipeline(tuple(commands.epoch(shard) for shard in range(keys.shards))))
+    seen.epochs = {shard: (state.epoch, state.seq) for shard, state in enumerate(epochs)}
     holds: Counter[tuple[str, int, int]] = Counter()
     weights: Counter[tuple[str, int, int]] = Counter()
     due: set[str] = set()
@@ -125,19 +125,22 @@ def _scan(
     store: HoldStore, seen: Snapshot, due: set[str], holds: Counter[tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], CachedAccount]:
     pattern = re.compile(
-        re.escape(store.commands.keys.prefix) + r":\{s(\d+)\}:(hold(?=:.)|(?:user|token)(?=:\d+$)):(.+)"
+        re.escape(store.commands.keys.prefix) + r":\{(s\d+)\}:(hold(?=:.)|(?:user|token)(?=:\d+$)):(.+)"
     )
+    shard_of_tag = {tag: shard for shard, tag in enumerate(store.commands.keys.tags)}
     accounts: dict[tuple[str, int, int], CachedAccount] = {}
     cursor = 0
     while True:
         cursor_raw, names = store.send(
             _raw("SCAN", cursor, "MATCH", f"{store.commands.keys.prefix}:{{s*", "COUNT", PAGE)
         )
-        found = [(name, match) for name in names if (match := pattern.fullmatch(name.decode()))]
+        found = [
+            (name, match) for name in names if (match := pattern.fullmatch(name.decode())) and match[1] in shard_of_tag
+        ]
         reads = [_raw("GET", n) if m[2] == "hold" else _raw("HMGET", n, *_FIELDS) for n, m in found]
         replies = store.send_all(Pipeline(tuple(reads))) if reads else []
         for (_, match), reply in zip(found, replies, strict=True):
-            shard, which, name = int(match[1]), match[2], match[3]
+            shard, which, name = shard_of_tag[match[1]], match[2], match[3]
             if which == "hold":
                 _count_hold(store, seen, shard, name, reply, due, holds)
             else:
@@ -197,7 +200,7 @@ def _number(value: bytes | None) -> int | None:
 def _second_look(store: HoldStore, seen: Snapshot, key: tuple[str, int, int]) -> None:
     which, shard, account_id = key
     keys = store.commands.keys
-    account = f"{keys.shard(shard)}{which}:{account_id}"
+    account = keys.account(shard, which, account_id)
     counted = store.send(
         call(
             "audit",

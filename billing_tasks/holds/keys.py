@@ -3,23 +3,39 @@ so that each script's keys lie in one slot of a Redis Cluster."""
 
 from __future__ import annotations
 
+from binascii import crc_hqx
+from functools import cache
+from itertools import count
+from typing import Final
+
+#: Hash slots of a Redis Cluster.
+_SLOTS: Final = 16384
+#: How tags are chosen; noted in Redis beside the number of shards. 1 was 0.1.0's {s00}, {s01} and so on, of which
+#: one primary of three got half.
+TAGS: Final = 2
+
 
 class Keys:
-    """Names of all keys, for one prefix and number of shards."""
+    """Names of all keys, for one prefix and number of shards. `tags`: how hash tags are chosen (TAGS)."""
 
-    def __init__(self, prefix: str, shards: int) -> None:
+    def __init__(self, prefix: str, shards: int, *, tags: int = TAGS) -> None:
         self.prefix = prefix
         self.shards = shards
-        width = len(str(shards - 1))
-        self._shard_prefixes = [f"{prefix}:{{s{shard:0{width}d}}}:" for shard in range(shards)]
+        self.tags = spread_tags(shards) if tags == TAGS else _numbered_tags(shards)
+        self._shard_prefixes = [f"{prefix}:{{{tag}}}:" for tag in self.tags]
 
     @property
     def layout(self) -> str:
-        """The number of shards this Redis was filled with; another number is refused."""
+        """The layout this Redis was filled with, as `layout_name`; another one is refused."""
         return f"{self.prefix}:layout"
 
+    @property
+    def layout_name(self) -> str:
+        """Number of shards, and how their tags are chosen."""
+        return f"{self.shards}/{TAGS}"
+
     def shard_of(self, user_id: int) -> int:
-        """The shard of a user and of everything the user owns."""
+        """The shard of a user and of everything the user owns. The only place that knows."""
         return user_id % self.shards
 
     def shard(self, shard: int) -> str:
@@ -30,16 +46,16 @@ class Keys:
         """Hash: run_id, epoch, seq."""
         return self._shard_prefixes[shard] + "meta"
 
-    def user(self, user_id: int) -> str:
-        """Hash: the copy of the user's row; counters held, unposted."""
-        return f"{self._shard_prefixes[user_id % self.shards]}user:{user_id}"
+    def user(self, shard: int, user_id: int) -> str:
+        """Hash: what is cached of the user's row; counters held, unposted."""
+        return f"{self._shard_prefixes[shard]}user:{user_id}"
 
-    def token(self, user_id: int, token_id: int) -> str:
-        """Hash: the copy of the token's row; counters held, unposted."""
-        return f"{self._shard_prefixes[user_id % self.shards]}token:{token_id}"
+    def token(self, shard: int, token_id: int) -> str:
+        """Hash: what is cached of the token's row; counters held, unposted. Lies in its user's shard."""
+        return f"{self._shard_prefixes[shard]}token:{token_id}"
 
     def account(self, shard: int, which: str, account_id: int) -> str:
-        """Hash of a `user` or `token`, by the shard it was found in."""
+        """Hash of a `user` or `token`."""
         return f"{self._shard_prefixes[shard]}{which}:{account_id}"
 
     def hold(self, shard: int, request_id: str) -> str:
@@ -55,9 +71,32 @@ class Keys:
         return self._shard_prefixes[shard] + "outbox"
 
     def doorbell(self, shard: int) -> str:
-        """String with a TTL: somebody rang or drains."""
+        """String with a TTL: a drainer was called, or is at work."""
         return self._shard_prefixes[shard] + "doorbell"
 
     def drainer(self, shard: int) -> str:
         """String with a TTL: who drains."""
         return self._shard_prefixes[shard] + "drainer"
+
+
+@cache
+def spread_tags(shards: int) -> list[str]:
+    """One hash tag per shard, so that any number of primaries with equal slot ranges gets its fair part of them.
+
+    Shard i's tag lies in the middle half of the i-th of `shards` equal ranges of slots, and is the smallest number
+    that does. Slot: CRC16 (XMODEM) of the tag, modulo 16384, by the Redis Cluster specification.
+    """
+    tags: dict[int, str] = {}
+    for number in count():
+        tag = f"s{number}"
+        at, within = divmod((crc_hqx(tag.encode(), 0) % _SLOTS) * shards * 4, _SLOTS * 4)
+        if _SLOTS <= within < 3 * _SLOTS:
+            tags.setdefault(at, tag)
+        if len(tags) == shards:
+            return [tags[shard] for shard in range(shards)]
+    raise AssertionError
+
+
+def _numbered_tags(shards: int) -> list[str]:
+    width = len(str(shards - 1))
+    return [f"s{shard:0{width}d}" for shard in range(shards)]

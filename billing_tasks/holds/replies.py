@@ -115,19 +115,19 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S+")
+_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S")
 
 
 def parse_hold(packed: bytes | None) -> HoldState | None:
     """The packed string of a hold key, read as the scripts read it: what no script wrote is no hold."""
-    match = _HOLD.fullmatch(packed or b"")
+    match = _HOLD.match(packed or b"")
     if match is None:
         return None
     return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]))
 
 
 #: As outbox.lua writes it and entry.lua reads it; numbers of more digits are nobody's id or quota and fit no bigint.
-_EVENT = re.compile(rb"([A-Za-z]+) (\S+) " + rb" ".join([rb"(\d{1,18})"] * 5))
+_EVENT = re.compile(rb"([A-Za-z]+) (\S+) " + rb" ".join([rb"(\d{1,18})"] * 5) + rb"(?: .*)?", re.DOTALL)
 _KINDS = {kind.encode(): str(kind) for kind in Kind}
 
 
@@ -135,7 +135,7 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
     """One element of an XRANGE reply. What a script of ours did not write still becomes an entry:
     it must be found, kept as a dead letter and removed, not block the shard."""
     entry_id, flat = raw
-    written = _EVENT.fullmatch(flat[1]) if flat[0] == b"event" and len(flat) == 4 and flat[2] == b"payload" else None
+    written = _EVENT.fullmatch(flat[1]) if flat[0] == b"event" and len(flat) >= 4 and flat[2] == b"payload" else None
     if written is None:
         return OutboxEntry(entry_id.decode(), "", "", 0, 0, 0, 0, 0, b" ".join(flat), b"")
     kind, request_id, user_id, token_id, weight, held, filed_ms = written.groups()

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from billing_tasks.errors import BadSettings, Unavailable
-from billing_tasks.holds.commands import Command, Commands, Pipeline
+from billing_tasks.holds.commands import Command, Commands, Layout, Pipeline
 from billing_tasks.holds.connection.connection import Connection
 from billing_tasks.holds.connection.pool import ConnectionPool
 from billing_tasks.holds.keys import Keys
@@ -26,10 +26,12 @@ R = TypeVar("R")
 def commands_for(settings: Settings) -> Commands:
     """The builder of commands that these settings call for."""
     return Commands(
-        Keys(settings.key_prefix, settings.shards),
-        doorbell_ms=settings.doorbell_ms,
-        tombstone_ms=settings.tombstone_seconds * 1000,
-        idle_seconds=settings.idle_seconds,
+        Layout(
+            Keys(settings.key_prefix, settings.shards),
+            doorbell_ms=settings.doorbell_ms,
+            tombstone_ms=settings.tombstone_seconds * 1000,
+            idle_seconds=settings.idle_seconds,
+        )
     )
 
 
@@ -135,28 +137,37 @@ class HoldStore:
         keys = self.commands.keys
         execute = self._execute
         # Asked for before it is set: a Redis whose memory is full answers, and refuses every SET.
-        found = execute("GET", keys.layout) or execute("SET", keys.layout, keys.shards, "NX", "GET")
-        if found is None or int(found) == keys.shards:
+        found = execute("GET", keys.layout) or execute("SET", keys.layout, keys.layout_name, "NX", "GET")
+        if found is None or found.decode() == keys.layout_name:
             return
-        old = Keys(keys.prefix, int(found))
+        old = _keys_of(keys.prefix, found.decode())
+        other = f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards"
+        if old.shards == keys.shards:
+            other = f"This Redis is filled by another release, whose {old.shards} shards have other keys"
         if not change:
+            same = "" if old.shards == keys.shards else f"Set it to {old.shards}; or stop"
             raise BadSettings(
-                f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards. Set it to "
-                f"{old.shards}; or stop everything and run `billing-tasks migrate` once with the new number."
+                f"{other}. {same or 'Stop'} everything and run `billing-tasks migrate` once"
+                f"{' with the new number' if same else ''}."
             )
         for shard in range(old.shards):
             events, holds = int(execute("XLEN", old.outbox(shard))), int(execute("ZCARD", old.due(shard)))
             if events or holds:
+                with_old = f"BILLING_SHARDS={old.shards}" if b"/" in found else "the release before"
                 raise BadSettings(
-                    f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards and "
-                    f"shard {shard} still has {events} events and {holds} open holds. "
-                    f"Start workers with BILLING_SHARDS={old.shards} until `billing-tasks status` shows none, "
-                    "then change it."
+                    f"{other}, and shard {shard} still has {events} events and {holds} open holds. "
+                    f"Start workers with {with_old} until `billing-tasks status` shows none, then change it."
                 )
-        execute("SET", keys.layout, keys.shards)
+        execute("SET", keys.layout, keys.layout_name)
 
     def close(self) -> None:
         """Give the connections back. The store may be used again; it reconnects."""
         self._connections.close()
         self.client.close()
         self._pool.disconnect()
+
+
+def _keys_of(prefix: str, layout_name: str) -> Keys:
+    """The keys of a layout as it was noted; 0.1.0 noted the number of shards alone."""
+    shards, _, tags = layout_name.partition("/")
+    return Keys(prefix, int(shards), tags=int(tags or 1))

@@ -100,7 +100,7 @@ def test_verify_says_what_is_off_and_exits_with_1(run: Run, billing: Billing) ->
     payer = billing.payer()
     billing.reserve(payer, 100)
     assert "All guarantees hold" in run("verify").output
-    key = billing.runtime.commands.keys.user(payer[0])
+    key = billing.user_key(payer[0])
     billing.redis("HINCRBY", key, "held", 5)
     report = as_json(run("verify", "--json", status=1))
     billing.redis("HINCRBY", key, "held", -5)
@@ -135,7 +135,7 @@ def test_verify_finds_a_copy_that_postgresql_never_had(run: Run, billing: Billin
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
     billing.settle()
-    key = billing.runtime.commands.keys.user(payer[0])
+    key = billing.user_key(payer[0])
     billing.redis("HINCRBY", key, "balance", 1)
     findings = as_json(run("verify", "--json", status=1))["findings"]
     billing.redis("HINCRBY", key, "balance", -1)

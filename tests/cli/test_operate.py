@@ -56,7 +56,12 @@ def test_reconcile_lists_what_it_would_repair_and_repairs_it_when_asked(run: Run
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
     assert "All guarantees hold" in run("reconcile").output
-    billing.redis("HINCRBY", billing.runtime.commands.keys.user(payer[0]), "held", 5)
+    billing.redis(
+        "HINCRBY",
+        billing.user_key(payer[0]),
+        "held",
+        5,
+    )
 
     listed = run("reconcile", status=1).output
     assert f"to repair: count held and unposted of user {payer[0]} anew" in listed

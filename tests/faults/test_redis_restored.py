@@ -205,7 +205,7 @@ def test_events_that_vanished_from_an_outbox_are_a_gap(billing: Billing) -> None
     first = billing.redis("XRANGE", keys.outbox(shard), "-", "+", "COUNT", 2)
     for entry_id, _ in first:
         billing.redis("XDEL", keys.outbox(shard), entry_id)
-        for account in (keys.user(payer[0]), keys.token(*payer)):
+        for account in (keys.user(keys.shard_of(payer[0]), payer[0]), keys.token(keys.shard_of(payer[0]), payer[1])):
             billing.redis("HINCRBY", account, "unposted", -10)
     assert billing.settle().posted == 1
     (incident,) = billing.runtime.ledger.incidents()

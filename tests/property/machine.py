@@ -312,7 +312,7 @@ class Machine(RuleBasedStateMachine):
     def _accounts(self) -> list[tuple[str, int, int, str]]:
         """which, shard, id and key of every account that Redis may hold."""
         keys = self.billing.runtime.commands.keys
-        return [("user", user % SHARDS, user, keys.user(user)) for user in self.model.users] + [
+        return [("user", user % SHARDS, user, keys.user(keys.shard_of(user), user)) for user in self.model.users] + [
             ("token", shard, token, keys.token(shard, token)) for token in OWNERS for shard in range(SHARDS)
         ]
 

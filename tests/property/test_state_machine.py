@@ -237,7 +237,7 @@ class History(Machine):
     def _copies_grow_old(self, user: int, token: int | None) -> None:
         """More than a minute passes, for one account."""
         keys = self.billing.runtime.commands.keys
-        for key in (keys.user(user), *([keys.token(user, token)] if token else [])):
+        for key in (keys.user(keys.shard_of(user), user), *([keys.token(keys.shard_of(user), token)] if token else [])):
             if self.billing.redis("HEXISTS", key, "loaded_at"):
                 self.billing.redis("HSET", key, "loaded_at", 1)
 

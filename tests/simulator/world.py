@@ -158,7 +158,11 @@ class World:
         """Where the copy and the counters of a user or token are."""
         which, account = key
         keys = self.commands.keys
-        return keys.user(account) if which == "user" else keys.token(TOKENS[account][0], account)
+        return (
+            keys.user(keys.shard_of(account), account)
+            if which == "user"
+            else keys.token(keys.shard_of(TOKENS[account][0]), account)
+        )
 
     def fields(self, keys: list[Key], *names: str) -> list[list[int | None]]:
         """Fields of several accounts at one moment."""

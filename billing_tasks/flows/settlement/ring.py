@@ -29,12 +29,12 @@ async def ring_stale(*, commands: Commands, settings: Settings) -> list[int]:
 async def _note_seen(commands: Commands, settings: Settings) -> None:
     """Tell the ledger how far the outboxes have come: if Redis is lost now, the incident says how many events."""
     shards = range(commands.keys.shards)
-    lives = await together([commands.life(shard) for shard in shards])
+    epochs = await together([commands.epoch(shard) for shard in shards])
     holds = await together([commands.open_holds(shard) for shard in shards])
     looks = [
-        OutboxLook(shard, life.epoch, life.seq, life.before_epoch, life.before_seq, open_holds)
-        for shard, life, open_holds in zip(shards, lives, holds, strict=True)
-        if life.epoch
+        OutboxLook(shard, state.epoch, state.seq, state.before_epoch, state.before_seq, open_holds)
+        for shard, state, open_holds in zip(shards, epochs, holds, strict=True)
+        if state.epoch
     ]
     if looks:
         limit = settings.backlog_limit

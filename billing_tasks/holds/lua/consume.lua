@@ -20,7 +20,7 @@ ARGV[2] user_id
 ARGV[3] token_id
 ARGV[4] quota         0 to 2^53
 ARGV[5] fingerprint   of the consume
-ARGV[6] payload       the event as JSON
+ARGV[6] payload       JSON object: of the event what no other argument says (model/events.py)
 ARGV[7] doorbell_ms
 ARGV[8] tombstone_ms
 
@@ -41,6 +41,8 @@ local epoch = fence(meta)
 local state, held_user, held_token, held_amount, held_fingerprint = read_hold(hold)
 if state == 'consumed' and held_fingerprint == fingerprint then return {'ALREADY_CONSUMED', 0, 0} end
 if state == 'consumed' or (state and (held_user ~= user_id or held_token ~= token_id)) then
+  -- Nothing of it will leave `unposted`, so its quota can't be the weight: the payload keeps it.
+  payload = '{"quota":' .. quota .. ',' .. string.sub(payload, 2)
   append(meta, outbox, epoch, 'conflict', request_id, user_id, token_id, 0, 0, payload)
   return {'IDEMPOTENCY_CONFLICT', 0, ring(doorbell, doorbell_ms)}
 end

@@ -20,7 +20,7 @@ KEYS[7] doorbell  string  set: somebody rang or drains
 ARGV[1] request_id
 ARGV[2] user_id
 ARGV[3] token_id
-ARGV[4] payload       the event as JSON
+ARGV[4] payload       JSON object: of the event what no other argument says (model/events.py)
 ARGV[5] doorbell_ms
 ARGV[6] tombstone_ms
 ARGV[7] idle_seconds

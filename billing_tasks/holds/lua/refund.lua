@@ -12,7 +12,7 @@ KEYS[3] doorbell  string  set: somebody rang or drains
 
 ARGV[1] request_id    of the charge
 ARGV[2] user_id
-ARGV[3] payload       the event as JSON
+ARGV[3] payload       JSON object: of the event what no other argument says (model/events.py)
 ARGV[4] doorbell_ms
 
 Returns {outcome, ring}

@@ -167,8 +167,8 @@ def test_litellm_28247_many_gateways_loading_one_cold_account_count_it_once(bill
     pods = gateways(billing, 8)
     keys = billing.runtime.commands.keys
     for round_number in range(1, 11):
-        billing.redis("HDEL", keys.user(payer[0]), "loaded_epoch")
-        billing.redis("HDEL", keys.token(*payer), "loaded_epoch")
+        billing.redis("HDEL", keys.user(keys.shard_of(payer[0]), payer[0]), "loaded_epoch")
+        billing.redis("HDEL", keys.token(keys.shard_of(payer[0]), payer[1]), "loaded_epoch")
         answers = at_once([lambda p=p: p.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]) for p in pods])  # type: ignore[misc]
         assert all(isinstance(answer, Reservation) for answer in answers)
         assert billing.available(payer[0]) == 10_000 - round_number * 80
@@ -201,7 +201,7 @@ def test_litellm_30460_answers_that_are_lost_inflate_no_counter(make_billing: Ma
     report = billing.verify()
     # A consume that Redis did not confirm was booked directly; then its hold is still open, and expires.
     assert billing.available(payer[0]) == 1_000_000 - 60 * 40 - 100 * report.open_holds
-    for shard in range(16):
+    for shard in range(billing.settings.shards):
         for request_id in billing.redis("ZRANGE", billing.runtime.commands.keys.due(shard), 0, -1):
             billing.redis("ZADD", billing.runtime.commands.keys.due(shard), 1, request_id)
     billing.expire()
@@ -241,7 +241,7 @@ def test_litellm_34238_no_counter_that_matters_runs_out(billing: Billing) -> Non
     Ours: an account with anything held or not yet booked never runs out, and one that left comes back as booked."""
     payer = billing.payer(1000)
     keys = billing.runtime.commands.keys
-    accounts = keys.user(payer[0]), keys.token(*payer)
+    accounts = keys.user(keys.shard_of(payer[0]), payer[0]), keys.token(keys.shard_of(payer[0]), payer[1])
 
     def runs_out() -> set[bool]:
         return {billing.redis("PTTL", account) != -1 for account in accounts}

@@ -48,7 +48,11 @@ def test_a_counter_changed_by_hand_is_set_to_what_explains_it(
     billing.reserve(payer, 70)
     before = ledger_rows(billing)
     keys = billing.runtime.commands.keys
-    account = keys.user(payer[0]) if which == "user" else keys.token(*payer)
+    account = (
+        keys.user(keys.shard_of(payer[0]), payer[0])
+        if which == "user"
+        else keys.token(keys.shard_of(payer[0]), payer[1])
+    )
     billing.redis("HINCRBY", account, counter, by)
 
     finding = look(billing)[f"{which}.{counter} in Redis"]
@@ -66,7 +70,7 @@ def test_an_account_hash_that_was_deleted_is_counted_anew(billing: Billing) -> N
     billing.use(billing.reserve(payer, 100), 40)
     billing.reserve(payer, 70)
     keys = billing.runtime.commands.keys
-    billing.redis("DEL", keys.user(payer[0]), keys.token(*payer))
+    billing.redis("DEL", keys.user(keys.shard_of(payer[0]), payer[0]), keys.token(keys.shard_of(payer[0]), payer[1]))
     assert len(repair(billing)) == 2
     assert billing.available(payer[0]) == 1000 - 110
     with pytest.raises(errors.InsufficientUserQuota):
@@ -76,7 +80,7 @@ def test_an_account_hash_that_was_deleted_is_counted_anew(billing: Billing) -> N
 def test_an_account_that_would_vanish_with_its_holds_is_kept(billing: Billing) -> None:
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
-    key = billing.runtime.commands.keys.user(payer[0])
+    key = billing.user_key(payer[0])
     billing.redis("EXPIRE", key, 100)
     assert "user that would vanish from Redis" in look(billing)
     assert len(repair(billing)) == 1
@@ -86,7 +90,12 @@ def test_an_account_that_would_vanish_with_its_holds_is_kept(billing: Billing) -
 def test_a_copy_that_postgresql_contradicts_is_loaded_again(billing: Billing) -> None:
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
-    billing.redis("HSET", billing.runtime.commands.keys.user(payer[0]), "balance", 5_000_000)
+    billing.redis(
+        "HSET",
+        billing.user_key(payer[0]),
+        "balance",
+        5_000_000,
+    )
     assert look(billing)["user.balance in Redis"].expected == 1000
     assert repair(billing) == [f"load user {payer[0]} from PostgreSQL again"]
     with pytest.raises(errors.InsufficientUserQuota):
@@ -112,7 +121,7 @@ def test_copies_of_a_postgresql_that_was_set_back_are_loaded_again(billing: Bill
 def test_a_copy_that_was_replaced_meanwhile_is_not_forgotten(billing: Billing) -> None:
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
-    key = billing.runtime.commands.keys.user(payer[0])
+    key = billing.user_key(payer[0])
     version = int(billing.redis("HGET", key, "version"))
     stale = ForgetAccount(payer[0] % billing.settings.shards, "user", payer[0], version - 1)
     run = billing.runtime.run
@@ -167,7 +176,12 @@ def test_the_task_repairs_redis_and_says_what_it_did(billing: Billing, monkeypat
     monkeypatch.setattr(tasks, "runtime", lambda: billing.runtime)
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
-    billing.redis("HINCRBY", billing.runtime.commands.keys.user(payer[0]), "held", 30)
+    billing.redis(
+        "HINCRBY",
+        billing.user_key(payer[0]),
+        "held",
+        30,
+    )
     told = tasks.reconcile_all(repair=False)
     assert (told["ok"], told["repaired"]) == (False, [])
     told = tasks.reconcile_all(sums=False)
@@ -185,7 +199,7 @@ def test_a_shard_with_a_long_backlog_is_not_judged_rather_than_blocked(
     payer = billing.payer(1000)
     for _ in range(5):
         billing.use(billing.reserve(payer, 10), 1)
-    key = billing.runtime.commands.keys.user(payer[0])
+    key = billing.user_key(payer[0])
     billing.redis("HINCRBY", key, "held", 7)
     wanted = RecountAccount(payer[0] % billing.settings.shards, "user", payer[0])
     for module in (audit, repairs):

@@ -176,7 +176,12 @@ def test_without_postgresql_loaded_accounts_go_on(billing: Billing) -> None:
             bk.pre_consume_quota(10, user_id=cold[0], token_id=cold[1])
         assert (failed.value.code, failed.value.http_status) == ("get_user_quota_failed", 500)
         # An old copy is used as it is, and a refusal from it stands.
-        billing.redis("HINCRBY", billing.runtime.commands.keys.user(payer[0]), "loaded_at", -70_000)
+        billing.redis(
+            "HINCRBY",
+            billing.user_key(payer[0]),
+            "loaded_at",
+            -70_000,
+        )
         bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1])
         with pytest.raises(errors.InsufficientUserQuota):
             bk.pre_consume_quota(1_000_000, user_id=payer[0], token_id=payer[1])

@@ -142,7 +142,7 @@ def test_an_event_that_names_another_users_token_touches_no_copy_of_theirs(make_
     payer, other = billing.payer(), billing.payer()
     assert payer[0] % 2 != other[0] % 2
     billing.reserve(other, 10)
-    key = billing.runtime.commands.keys.token(*other)
+    key = billing.token_key(other)
     before = billing.redis("HGETALL", key)
     billing.bk.consume(
         ConsumeLog(user_id=payer[0], token_id=other[1], channel_id=CHANNEL, quota=5, request_id=new_request_id())

@@ -16,7 +16,7 @@ from billing_tasks.model.ids import new_request_id
 from billing_tasks.settings import Settings
 
 USER, TOKEN = 42, 7
-SHARD = USER % 16
+SHARD = USER % 12
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_load_leaves_held_and_unposted_alone(store: HoldStore) -> None:
 
 def test_an_old_copy_is_refused_until_any_age_will_do(store: HoldStore) -> None:
     load(store)
-    raw(store, "HINCRBY", store.commands.keys.user(USER), "loaded_at", -61_000)
+    raw(store, "HINCRBY", store.commands.keys.user(store.commands.keys.shard_of(USER), USER), "loaded_at", -61_000)
     assert reserve(store, 1).outcome is outcomes.Reserve.STALE
     assert reserve(store, 1, fresh_ms=0).outcome is outcomes.Reserve.HELD
 
@@ -203,7 +203,7 @@ def test_settled_writes_accounts_that_were_not_loaded(store: HoldStore) -> None:
 
 def test_an_idle_account_leaves_redis_and_a_busy_one_stays(store: HoldStore) -> None:
     load(store)
-    key = store.commands.keys.user(USER)
+    key = store.commands.keys.user(store.commands.keys.shard_of(USER), USER)
     assert raw(store, "TTL", key) > 0
     request_id = new_request_id()
     reserve(store, 10, request_id)
@@ -217,7 +217,7 @@ def test_an_idle_account_leaves_redis_and_a_busy_one_stays(store: HoldStore) -> 
 def test_a_counter_outlives_an_idle_copy(store: HoldStore) -> None:
     load(store)
     consume(store, new_request_id(), 60)  # without a hold, while the copy is on its way out
-    assert raw(store, "TTL", store.commands.keys.user(USER)) == -1
+    assert raw(store, "TTL", store.commands.keys.user(store.commands.keys.shard_of(USER), USER)) == -1
 
 
 def test_one_drainer_at_a_time(store: HoldStore) -> None:
@@ -303,4 +303,4 @@ def test_weights_above_two_to_the_53_are_taken_off_exactly(store: HoldStore) -> 
     for quota in (2**53, 1, 1):
         consume(store, new_request_id(), quota)
     settled(store, outbox(store), user=user_row(-2, 6), since=lease(store))
-    assert raw(store, "HGET", store.commands.keys.user(USER), "unposted") == b"0"
+    assert raw(store, "HGET", store.commands.keys.user(store.commands.keys.shard_of(USER), USER), "unposted") == b"0"

@@ -1,0 +1,54 @@
+"""Sweeping and watching: what is due, what waits, how far a shard has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from billing_tasks.holds import outcomes
+from billing_tasks.holds.commands.command import Command, Subject, call
+from billing_tasks.holds.replies import EpochState, HoldState, OutboxEntry, parse_entry, parse_hold, text
+
+
+class Watching(Subject):
+    """Looks at shards."""
+
+    def server_time(self) -> Command[int]:
+        """The server's clock in milliseconds."""
+        return Command(("TIME",), lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000)
+
+    def due(self, shard: int, *, now_ms: int, limit: int) -> Command[list[str]]:
+        """Request ids of holds that are due, oldest first."""
+        words = ("ZRANGE", self.keys.due(shard), "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
+        return Command(words, lambda reply: [text(member) for member in reply])
+
+    def holds(self, shard: int, request_ids: Sequence[str]) -> Command[list[HoldState | None]]:
+        """Several holds at once."""
+        words = ("MGET", *(self.keys.hold(shard, request_id) for request_id in request_ids))
+        return Command(words, lambda reply: [parse_hold(packed) for packed in reply])
+
+    def backlog(self, shard: int) -> Command[int]:
+        """Events waiting in the outbox."""
+        return Command(("XLEN", self.keys.outbox(shard)), int)
+
+    def open_holds(self, shard: int) -> Command[int]:
+        """Holds that are open."""
+        return Command(("ZCARD", self.keys.due(shard)), int)
+
+    def oldest(self, shard: int) -> Command[OutboxEntry | None]:
+        """The event that waits longest."""
+        words = ("XRANGE", self.keys.outbox(shard), "-", "+", "COUNT", 1)
+        return Command(words, lambda reply: parse_entry(reply[0]) if reply else None)
+
+    def ring(self, shard: int) -> Command[bool]:
+        """ring.lua: True unless somebody rang or drains."""
+        return call(
+            "ring",
+            (self.keys.doorbell(shard),),
+            (self._doorbell_ms,),
+            lambda reply: outcomes.Ring(text(reply[0])) is outcomes.Ring.RUNG,
+        )
+
+    def epoch(self, shard: int) -> Command[EpochState]:
+        """Epoch and highest seq of the shard, and what was left of the life before; zeros if it was never used."""
+        words = ("HMGET", self.keys.meta(shard), "epoch", "seq", "before_epoch", "before_seq")
+        return Command(words, lambda reply: EpochState(*(int(number or 0) for number in reply)))
