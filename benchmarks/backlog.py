@@ -55,7 +55,7 @@ def make_logs(ground: Ground, users: Sequence[int], *, channel_id: int | None = 
 
 def make_events(ground: Ground, users: Sequence[int], *, channel_id: int | None = None) -> list[Event]:
     """The same as events."""
-    return [log.to_event() for log in make_logs(ground, users, channel_id=channel_id)]
+    return [events.of_log(log) for log in make_logs(ground, users, channel_id=channel_id)]
 
 
 def date(waiting: Sequence[Event], moment: datetime) -> None:

@@ -84,7 +84,7 @@ def events_per_second(settings: Settings) -> float:
         log = ConsumeLog(
             user_id=user_id, token_id=token_id, channel_id=3, quota=10, request_id=request_id, model_name="gpt-4o"
         )
-        event = log.to_event()
+        event = events.of_log(log)
         waiting.append(
             runtime.commands.consume(
                 request_id=request_id,

@@ -22,6 +22,7 @@ from benchmarks.figures import MS, PER_SECOND, percentile
 from benchmarks.opponents import posting
 from benchmarks.population import first_of_month
 from benchmarks.session import Session
+from billing_tasks.model import events
 from billing_tasks.model.events import Event
 
 #: Months that the product has ready ahead of the current one; each is new only once.
@@ -51,12 +52,12 @@ def measure(session: Session) -> None:
 
 
 def _measure(session: Session, ground: Ground, name: str, says: str, users: int, number: int) -> None:
-    note, events = session.book.add, max(100, session.size.events // 4)
-    some = some_users(events, users, seed=number)
+    note, count = session.book.add, max(100, session.size.events // 4)
+    some = some_users(count, users, seed=number)
     note(f"growth.{name}.drain", f"drain: {says}", PER_SECOND, _rate(ground, make_events(ground, some)))
     waiting = make_events(ground, some)
     ground.settle_down()
-    rate = events / posting.seconds_to_post(ground, waiting)
+    rate = count / posting.seconds_to_post(ground, waiting)
     note(f"growth.{name}.raw", f"batched SQL alone: {says}", PER_SECOND, rate)
 
     callers = some[: session.size.calls]
@@ -70,13 +71,13 @@ def _measure(session: Session, ground: Ground, name: str, says: str, users: int,
         1,
     )
     note(f"growth.{name}.reserve", f"reserve, p50: {says}", MS, percentile(taken, 50) / 1e6)
-    consume_all(ground, [log.to_event() for log in logs])
+    consume_all(ground, [events.of_log(log) for log in logs])
     ground.drain()
 
 
 def _new_month(session: Session, ground: Ground, users: int, number: int) -> None:
-    events = max(100, session.size.events // 4)
-    some = some_users(events, users, seed=100 + number)
+    count = max(100, session.size.events // 4)
+    some = some_users(count, users, seed=100 + number)
     dated = make_events(ground, some)
     date(dated, first_of_month(datetime.now(UTC), number + 1))
     note = session.book.add

@@ -20,6 +20,7 @@ from benchmarks.figures import MS, Book, percentile
 from benchmarks.opponents import one_write, reference
 from benchmarks.session import Session
 from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
+from billing_tasks.model import events
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.reservation import Reservation
 
@@ -128,7 +129,7 @@ class _Threads:
 
     def _held(self, users: Sequence[int]) -> list[ConsumeLog]:
         logs = make_logs(self.ground, users)
-        hold_all(self.ground, [log.to_event() for log in logs])
+        hold_all(self.ground, [events.of_log(log) for log in logs])
         return logs
 
     def _used(self) -> list[ConsumeLog]:
@@ -138,7 +139,7 @@ class _Threads:
         return logs
 
     def _use_up(self) -> None:
-        consume_all(self.ground, [log.to_event() for log in self._used()])
+        consume_all(self.ground, [events.of_log(log) for log in self._used()])
 
 
 class _Asyncio(_Threads):

@@ -16,7 +16,7 @@ from benchmarks.environment import Ground
 from billing_tasks.model import events
 from billing_tasks.model.events import Event
 
-_POST = "select outcomes, users, tokens from billing.post_batch(%s, %s, null, null, null)"
+_POST = "select outcomes, users, tokens from billing.post_batch_v2(%s, %s)"
 
 
 def seconds_to_post(ground: Ground, waiting: Sequence[Event]) -> float:
@@ -25,10 +25,11 @@ def seconds_to_post(ground: Ground, waiting: Sequence[Event]) -> float:
     held = held_quota(ground)
     for event in waiting:
         event.held_quota = held  # a drain takes it from the outbox entry; PostgreSQL does more for it
-    batches: list[tuple[int, str]] = []
+    batches: list[tuple[str, str]] = []
     for shard in range(shards):
         own = [event for event in waiting if event.user_id % shards == shard]
-        batches += [(shard, events.encode_all(own[at : at + size])) for at in range(0, len(own), size)]
+        outbox = f'[{{"shard": {shard}}}]'
+        batches += [(outbox, events.encode_all(own[at : at + size])) for at in range(0, len(own), size)]
     with psycopg.connect(
         ground.settings.database_url, autocommit=True, options="-c synchronous_commit=on"
     ) as connection:

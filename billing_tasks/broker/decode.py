@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from billing_tasks.errors import InvalidRequest
+from billing_tasks.model import events
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.ids import check_request_id, shorten
@@ -48,4 +49,4 @@ def event_from_message(kind: str, payload: bytes) -> Event:
         raise InvalidRequest(f"The payload is not JSON: {exc}") from None
     if not isinstance(message, dict):
         raise InvalidRequest(f"The payload is not a JSON object: {shorten(message)}")
-    return refund_request_from(message).event if kind == Kind.REFUND else consume_log_from(message).to_event()
+    return refund_request_from(message).event if kind == Kind.REFUND else events.of_log(consume_log_from(message))

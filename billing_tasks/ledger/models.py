@@ -1,6 +1,6 @@
 """The tables of schema `billing`, as SQLAlchemy knows them.
 
-The revisions (`migrations/versions/*.sql`) made them and say what the columns mean;
+The revisions (`migrations/versions/*/*.sql`) made them and say what the columns mean;
 a test compares the two. Change a table by a new revision, then here.
 """
 
@@ -116,6 +116,11 @@ class Entry(Base):
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSONB())
     fingerprint: Mapped[bytes] = mapped_column(server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    used_at: Mapped[datetime | None] = mapped_column(server_default=sa.func.now())
+    price_version: Mapped[int | None]
+    cost: Mapped[int | None]
+    price: Mapped[dict[str, Any] | None] = mapped_column(JSONB())
+    details: Mapped[dict[str, Any] | None] = mapped_column(JSONB())
 
 
 class TopUp(Base):

@@ -1,13 +1,13 @@
 """Posting: events of an outbox become entries, and balances follow, in one transaction per call.
 
-All of it happens inside PostgreSQL (`sql/post_batch.sql`, `sql/post_refund.sql`). A
+All of it happens inside PostgreSQL (`post_batch_v2`, `post_refund_v2`). A
 crash before the commit leaves nothing, a crash after it leaves events that answer
 `duplicate` when they come again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -19,15 +19,13 @@ from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.part import Part
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import PostedBatch, PostOutcome
+from billing_tasks.model.posting import OutboxPart, PostedBatch, PostOutcome
 
 _POST_BATCH: Final = sa.text(
-    "select outcomes, users, tokens from billing.post_batch("
-    "cast(:shard as integer), cast(:events as text), cast(:epoch as bigint),"
-    " cast(:first_seq as bigint), cast(:last_seq as bigint))"
+    "select outcomes, users, tokens from billing.post_batch_v2(cast(:outboxes as text), cast(:events as text))"
 )
 _POST_REFUND: Final = sa.text(
-    "select outcome, users, tokens from billing.post_refund(cast(:shard as integer), cast(:event as text))"
+    "select outcome, users, tokens from billing.post_refund_v2(cast(:shard as integer), cast(:event as text))"
 )
 
 
@@ -37,36 +35,25 @@ _outcomes = msgspec.json.Decoder(list[PostOutcome])
 class Posting(Part):
     """Books events, each at most once."""
 
-    def post_batch(
-        self,
-        shard: int,
-        batch: list[Event],
-        *,
-        epoch: int | None = None,
-        first_seq: int | None = None,
-        last_seq: int | None = None,
-    ) -> PostedBatch:
-        """Book consumes and releases, all or none, and answer for each of them.
+    def post_batch(self, shard: int, batch: list[Event]) -> PostedBatch:
+        """Book consumes and releases that come from no outbox, all or none, and answer for each of them.
 
-        `epoch`, `first_seq` and `last_seq` say which stretch of the shard's outbox this
-        call covers and move its cursor; leave them out for events that come from
-        elsewhere. An event set aside as a dead letter still has to be covered by a call,
-        with an empty batch if need be, or the next call reports a gap.
+        `shard`: where the usage of their channels is counted. Raises as `post_outboxes`.
+        """
+        return self.post_outboxes(batch, [OutboxPart(shard)])
+
+    def post_outboxes(self, batch: list[Event], parts: Sequence[OutboxPart]) -> PostedBatch:
+        """Book consumes and releases of outboxes, all or none, and answer for each of them.
+
+        `parts` say what this call covers, and move the outboxes' cursors. An event set aside as a dead letter still
+        has to be covered by a call, with an empty batch if need be, or the next call reports a gap. The events are
+        the first part's.
 
         Raises LedgerRefusedData if one of the events can't be stored: nothing was booked;
         halve the batch to find it. Raises Unavailable if PostgreSQL did not confirm:
         perhaps booked; repeating is safe.
         """
-        row = self._db.statement(
-            _POST_BATCH,
-            {
-                "shard": shard,
-                "events": _encoded(lambda: events.encode_all(batch)),
-                "epoch": epoch,
-                "first_seq": first_seq,
-                "last_seq": last_seq,
-            },
-        )[0]
+        row = self._db.statement(_POST_BATCH, _arguments(batch, parts))[0]
         outcomes = [PostOutcome.POSTED] * len(batch) if row.outcomes is None else _outcomes.decode(row.outcomes)
         return _answer(outcomes, row)
 
@@ -87,9 +74,15 @@ def post_one(connection: sa.Connection, shard: int, event: Event) -> PostedBatch
         values: dict[str, object] = {"shard": shard, "event": _encoded(lambda: events.encode(event).decode())}
         row = connection.execute(_POST_REFUND, values).one()
         return _answer([PostOutcome(row.outcome)], row)
-    values = {"shard": shard, "events": _encoded(lambda: events.encode_all([event]))}
-    row = connection.execute(_POST_BATCH, {**values, "epoch": None, "first_seq": None, "last_seq": None}).one()
+    row = connection.execute(_POST_BATCH, _arguments([event], [OutboxPart(shard)])).one()
     return _answer([PostOutcome.POSTED] if row.outcomes is None else _outcomes.decode(row.outcomes), row)
+
+
+def _arguments(batch: list[Event], parts: Sequence[OutboxPart]) -> dict[str, str]:
+    return {
+        "outboxes": msgspec.json.encode(parts).decode(),
+        "events": _encoded(lambda: events.encode_all(batch)),
+    }
 
 
 def _encoded(encode: Callable[[], str]) -> str:

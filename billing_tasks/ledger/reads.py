@@ -15,6 +15,7 @@ from billing_tasks.ledger.models import SCHEMA, Channel, Entry, Refund, Token, U
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import ChannelRow, EntryRow
 from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.fingerprint import formula_of
 from billing_tasks.model.ids import shorten
 
 _ACCOUNTS: Final = sa.text(
@@ -131,7 +132,12 @@ def _entry_row(row: Record) -> EntryRow:
     values["entry_id"] = str(values["entry_id"])
     values["request_id"] = None if values["request_id"] is None else str(values["request_id"])
     values["fingerprint"] = values["fingerprint"].hex()
-    return EntryRow(**values)
+    values["used_at"] = values["used_at"] or values["created_at"]
+    details, meters = values["details"] or {}, values["usage"] or {}
+    if formula_of(values["fingerprint"]) == 1 and meters:  # release 0.1.0 kept the upstream's object there
+        details, meters = {"usage": meters, **details}, {}
+    values["usage"], values["meters"], values["price"] = details.pop("usage", None), meters, values["price"] or {}
+    return EntryRow(**{**values, "details": details})
 
 
 def _uuid(text: str) -> UUID:

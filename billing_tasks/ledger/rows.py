@@ -49,9 +49,15 @@ class EntryRow:
     elapsed_ms: int
     is_stream: bool
     expired: bool
-    usage: dict[str, Any] | None
+    usage: dict[str, Any] | None  # the object that the upstream sent
     fingerprint: str  # hex
     created_at: datetime  # when it was booked
+    used_at: datetime  # when it was used, refunded or given back
+    price_version: int | None  # None: priced by ratios
+    cost: int | None  # what the upstream charges, in quota
+    meters: dict[str, int]  # quantities of meters without a field of their own
+    price: dict[str, Any]  # what the price version does not say
+    details: dict[str, Any]  # other fields of ConsumeLog without a field of their own
 
 
 class DeadLetterState(StrEnum):

@@ -1,23 +1,28 @@
 """ConsumeLog: what was used, as a gateway reports it. Input from outside: it validates on construction.
 
-The fields are the reference's, and ours behind them. Nothing here is trusted
-further than its bounds: an upstream's negative or absurd usage must not refill a quota.
+This class is the only list of the fields: the event in the outbox, the entry in the ledger, the view `consume_log` and
+the reference page follow from it. A field says with its type where the ledger keeps it (`Stored`); one without a column
+of its own needs no migration. The first fields are the reference's. Nothing here is trusted further than its bounds: an
+upstream's negative or absurd usage must not refill a quota.
 """
 
 from __future__ import annotations
 
+from enum import Enum
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.model import events
-from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.fingerprint import consume_fingerprint
 from billing_tasks.model.ids import check_request_id, shorten
 
 #: Largest amount of quota: exact in Redis, Lua and JSON alike.
 MAX_QUOTA = 2**53
+#: The last moment of the year 9999, in milliseconds since 1970: later ones are no dates to Python.
+MAX_MOMENT_MS = 253_402_300_799_999
 #: Far beyond any model's context; below what could overflow a sum.
 MAX_TOKENS = 2**40
 #: The upstream's usage detail, encoded.
@@ -54,6 +59,14 @@ def _usage_detail(value: object) -> object:
     return msgspec.json.decode(encoded)
 
 
+class Stored(Enum):
+    """Where the ledger keeps a field that has no column of its own: in one of three JSON objects, under its name."""
+
+    USAGE = "usage"  # the quantity of a meter: part of the fingerprint, summed by reports
+    PRICE = "price"  # what the price version does not say
+    DETAILS = "details"  # everything else
+
+
 def _text(limit: int) -> Any:
     return Annotated[str, BeforeValidator(_printable), Field(max_length=limit)]
 
@@ -61,6 +74,8 @@ def _text(limit: int) -> Any:
 Id = Annotated[StrictInt, Field(ge=1, le=MAX_QUOTA)]
 Tokens = Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)]
 Quota = Annotated[StrictInt, Field(ge=0, le=MAX_QUOTA)]
+#: The quantity of a meter: tokens, calls, seconds ... Such a field needs no column and no migration.
+Meter = Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS), Stored.USAGE]
 
 
 class ConsumeLog(BaseModel):
@@ -87,7 +102,8 @@ class ConsumeLog(BaseModel):
     group_ratio: _text(64) = ""  # type: ignore[valid-type]
     elapsed_ms: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)] = 0
     is_stream: StrictBool = False
-    usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail)] = None
+    usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.DETAILS] = None
+    used_at_ms: Annotated[StrictInt | None, Field(ge=0, le=MAX_MOMENT_MS)] = None
 
     def __init__(self, /, **fields: Any) -> None:
         """Raises InvalidRequest naming each field that is wrong, and why."""
@@ -104,7 +120,7 @@ class ConsumeLog(BaseModel):
     @property
     def fingerprint(self) -> str:
         """Same fingerprint, same consume: who, where, what and how much; no timings, no remarks."""
-        return events.consume_fingerprint(
+        return consume_fingerprint(
             user_id=self.user_id,
             token_id=self.token_id,
             channel_id=self.channel_id,
@@ -112,8 +128,32 @@ class ConsumeLog(BaseModel):
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             quota=self.quota,
+            usage=self.kept_in(Stored.USAGE),
         )
 
-    def to_event(self) -> Event:
-        """The event that books this log."""
-        return Event(kind=Kind.CONSUME, fingerprint=self.fingerprint, **self.__dict__)
+    def kept_in(self, place: Stored) -> dict[str, Any] | None:
+        """The fields that the ledger keeps in this object, by name; None: none has a value."""
+        names = json_fields().get(place, ())
+        return {name: value for name in names if (value := getattr(self, name))} or None
+
+    def columns(self) -> dict[str, Any]:
+        """The fields that have a column of their own, by name."""
+        return {name: value for name in column_fields() if (value := self.__dict__[name]) is not None}
+
+
+@cache
+def json_fields() -> dict[Stored, tuple[str, ...]]:
+    """The names of the fields without a column, by where the ledger keeps them."""
+    found: dict[Stored, list[str]] = {}
+    for name, declared in ConsumeLog.model_fields.items():
+        for place in declared.metadata:
+            if isinstance(place, Stored):
+                found.setdefault(place, []).append(name)
+    return {place: tuple(names) for place, names in found.items()}
+
+
+@cache
+def column_fields() -> tuple[str, ...]:
+    """The names of the fields that have a column of their own."""
+    elsewhere = {name for names in json_fields().values() for name in names}
+    return tuple(name for name in ConsumeLog.model_fields if name not in elsewhere)

@@ -1,17 +1,20 @@
 """What happened to a request, as the outbox carries it and the ledger books it.
 
-An event is written once, by the Lua script that changed the hold, and read by
-the worker that posts it. It is JSON with the names of the consume log, so that
-`redis-cli XRANGE` and a dead letter can be read by a person.
+In the outbox an event is two fields of an entry: a header, which the script wrote (`holds/lua/include/outbox.lua`),
+and a payload, which has the rest; together they are the event, and no fact is in both. The payload is JSON with the
+names of ConsumeLog, so that a person can read `redis-cli XRANGE` and a dead letter, which keeps both as one object.
 """
 
 from __future__ import annotations
 
-import hashlib
 from enum import StrEnum
 from typing import Any
 
 import msgspec
+
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.model.consume_log import ConsumeLog, Stored, column_fields
+from billing_tasks.model.fingerprint import formula_of
 
 
 class Kind(StrEnum):
@@ -23,44 +26,91 @@ class Kind(StrEnum):
     CONFLICT = "conflict"  # the same id came with another body: keep it, never apply it
 
 
-# gc=False here and below: nothing in these refers back to them, and a drainer that makes thousands of them keeps
-# waking the collector, which took a good part of its time.
-class Event(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=False, gc=False):
-    """One outbox entry. Quota is in units of quota, times in milliseconds."""
+# gc=False: nothing in these refers back to them, and a drainer that makes thousands of them keeps waking the
+# collector, which took a good part of its time. Unknown fields are refused: a later release adds its fields inside
+# usage, price and details; one that it adds beside them is about money.
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """One event, whole. Quota is in units of quota, times in milliseconds. `make` makes one.
 
-    kind: Kind
-    request_id: str
-    user_id: int
-    token_id: int
-    fingerprint: str  # 32 hex digits
+    The fields of ConsumeLog that have a column are fields here, too; `make` and `decode` know them.
+    """
+
+    # The header has these; `payload` leaves them out.
+    kind: Kind | None = None
+    request_id: str = ""
+    user_id: int = 0
+    token_id: int = 0
     quota: int = 0  # consume: charged; release: what was held; refund: amount, ignored if `whole`
     held_quota: int = 0  # consume: the hold it closed (0: none was open). Set by the script, not by the caller
-    channel_id: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    model_name: str = ""
-    token_name: str = ""
-    group: str = ""
+
+    fingerprint: str  # hex digits
+    used_at_ms: int | None = None  # since 1970; None: when it was filed
     content: str = ""  # consume: the caller's remark; release and refund: the reason
     client_key: str = ""
-    pre_consumed_quota: int = 0  # what the reference would have reported; no arithmetic reads it
-    model_ratio: str = ""
-    completion_ratio: str = ""
-    group_ratio: str = ""
-    elapsed_ms: int = 0
-    is_stream: bool = False
-    usage: dict[str, Any] | None = None  # the upstream's own detail, kept as it came
+    usage: dict[str, Any] | None = None  # quantities of meters that have no column
+    price: dict[str, Any] | None = None  # what the price version does not say
+    details: dict[str, Any] | None = None  # other fields of ConsumeLog that have no column
+    price_version: int | None = None
+    cost: int | None = None  # what the upstream charges, in quota
     refund_id: str = ""
     whole: bool = False  # refund: all that is left of the charge
-    expired: bool = False  # release: nobody came back
+    expired: bool = False  # release: its ttl ran out
 
 
+def _columns_of_the_log() -> list[tuple[str, Any, Any]]:
+    """Fields of ConsumeLog with a column that Event does not name: (name, type, what is left out)."""
+    known = set(Event.__struct_fields__)
+    kinds = {int: 0, str: "", bool: False}
+    found = []
+    for name in column_fields():
+        if name not in known:
+            kind: Any = ConsumeLog.model_fields[name].annotation
+            found.append((name, kind, kinds[kind]))
+    return found
+
+
+_Whole: Any = msgspec.defstruct(
+    "Event",
+    _columns_of_the_log(),
+    bases=(Event,),
+    module=__name__,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    gc=False,
+)
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Event)
+_decoder = msgspec.json.Decoder(_Whole)
+
+
+def make(*, kind: Kind, **facts: Any) -> Event:
+    """An event. `facts` are fields of Event and of ConsumeLog's columns."""
+    event: Event = _Whole(kind=kind, **facts)
+    return event
+
+
+def of_log(log: ConsumeLog) -> Event:
+    """The event that books this log."""
+    return make(
+        kind=Kind.CONSUME,
+        fingerprint=log.fingerprint,
+        usage=log.kept_in(Stored.USAGE),
+        price=log.kept_in(Stored.PRICE),
+        details=log.kept_in(Stored.DETAILS),
+        **log.columns(),
+    )
+
+
+def payload(event: Event) -> bytes:
+    """What the outbox carries beside the header. Of a conflict and a refund the header says no quota."""
+    quota = event.quota if event.kind in (Kind.REFUND, Kind.CONFLICT) else 0
+    return _encoder.encode(
+        msgspec.structs.replace(event, kind=None, request_id="", user_id=0, token_id=0, quota=quota, held_quota=0)
+    )
 
 
 def encode(event: Event) -> bytes:
-    """The event as JSON."""
+    """The whole event as JSON: for dead letters, the spool, and posting."""
     return _encoder.encode(event)
 
 
@@ -69,25 +119,36 @@ def encode_all(events: list[Event]) -> str:
     return _encoder.encode(events).decode()
 
 
-def decode(payload: bytes) -> Event:
-    """The event again. Raises msgspec.ValidationError or DecodeError for what is none."""
-    return _decoder.decode(payload)
+def decode(text: bytes) -> Event:
+    """An event again, whole or a payload. Raises msgspec.ValidationError or DecodeError for what is none.
+
+    Release 0.1.0 had the object that the upstream sent in `usage`; today it is a detail.
+    """
+    event: Event = _decoder.decode(text)
+    if event.usage is not None and formula_of(event.fingerprint) == 1:
+        event.details, event.usage = {"usage": event.usage}, None
+    return event
 
 
-def consume_fingerprint(
-    *,
-    user_id: int,
-    token_id: int,
-    channel_id: int,
-    model_name: str,
-    prompt_tokens: int,
-    completion_tokens: int,
-    quota: int,
-) -> str:
-    """What makes two consumes the same: who, where, what and how much; no timings, no remarks."""
-    return fingerprint("consume", user_id, token_id, channel_id, model_name, prompt_tokens, completion_tokens, quota)
+def complete(
+    event: Event, *, kind: str, request_id: str, user_id: int, token_id: int, weight: int, held: int, filed_ms: int
+) -> None:
+    """Make a payload the whole event, by its header. Raises InvalidRequest if the two contradict each other.
 
-
-def fingerprint(*parts: object) -> str:
-    """32 hex digits over the parts. The separator can't occur in a number and is refused in names."""
-    return hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    Release 0.1.0 repeated the header in the payload.
+    """
+    whole = Kind(kind) if kind in set(Kind) else None
+    sent_as = Kind.CONSUME if whole is Kind.CONFLICT else whole  # the gateway sent a consume; the script knew better
+    repeated = (event.kind, event.request_id, event.user_id, event.token_id)
+    right = (sent_as, request_id, user_id, token_id)
+    if whole is None or any(said and said != fact for said, fact in zip(repeated, right, strict=True)):
+        raise InvalidRequest("the payload names another kind, request or account than the outbox entry")
+    # What may leave `unposted` with it: all that was charged; for an expired hold all that was held; else nothing.
+    quota = {Kind.CONSUME: weight, Kind.RELEASE: held}.get(whole, event.quota)
+    weights = {Kind.CONSUME: (weight,), Kind.RELEASE: (0, held)}.get(whole, (0,))
+    if weight not in weights or event.quota not in (0, quota):
+        raise InvalidRequest("the payload names another quota than the outbox entry")
+    event.kind, event.request_id, event.user_id, event.token_id, event.quota = whole, *right[1:], quota
+    event.held_quota = held if whole is Kind.CONSUME else 0
+    if event.used_at_ms is None:
+        event.used_at_ms = filed_ms

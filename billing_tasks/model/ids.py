@@ -36,11 +36,16 @@ def new_request_id() -> str:
     generator: those keep state that a forked gateway worker would share with
     its siblings, and two requests under one id would be one charge.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = now_ms() << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF000 << 64) | (0x7000 << 64)
     value = value & ~(0xC000 << 48) | (0x8000 << 48)
     h = f"{value:032x}"
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def now_ms() -> int:
+    """This machine's clock, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def reserved_at_ms(request_id: str) -> int:

@@ -26,6 +26,18 @@ class PostOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxPart:
+    """Which events of which outbox a batch covers: ranges of sequence numbers, first and last, in order.
+
+    Without an epoch: the events come from no outbox; the shard says where their channels' usage is counted.
+    """
+
+    shard: int
+    epoch: int | None = None
+    seqs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PostedBatch:
     """The ledger's answer to a batch: one outcome per event, and every account named, as it is now."""
 

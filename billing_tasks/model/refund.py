@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from billing_tasks.model.events import Event, Kind, fingerprint
+from billing_tasks.model import events
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class RefundRequest:
         """The event that reverses the charge."""
         refund_id = self.refund_id or f"refund:{self.request_id}"
         amount = "whole" if self.quota is None else self.quota
-        return Event(
+        return events.make(
             kind=Kind.REFUND,
             request_id=self.request_id,
             user_id=self.user_id,

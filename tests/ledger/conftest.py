@@ -16,8 +16,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.ledger import Ledger, upgrade
+from billing_tasks.model import events
 from billing_tasks.model.account import TokenRow, UserRow
-from billing_tasks.model.events import Event, Kind, fingerprint
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.fingerprint import fingerprint
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.settings import Settings
 
@@ -135,7 +137,7 @@ class Payer:
     def _event(self, kind: Kind, **fields: Any) -> Event:
         values = {"request_id": new_request_id(), "user_id": self.user.id, "token_id": self.token.id, **fields}
         body = [values.get(name) for name in ("user_id", "token_id", "channel_id", "quota", "refund_id", "whole")]
-        return Event(**{"kind": kind, "fingerprint": fingerprint(kind, *body), **values})
+        return events.make(**{"kind": kind, "fingerprint": fingerprint(kind, *body), **values})
 
 
 NewPayer = Callable[..., Payer]

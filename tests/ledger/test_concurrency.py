@@ -83,7 +83,7 @@ def test_a_release_waits_for_the_consume_of_its_hold_that_is_not_committed_yet(l
     charge = payer.consume(40, held_quota=100)
     release = payer.release(100, request_id=charge.request_id)
     with psycopg.connect(ledger_url) as other, ThreadPoolExecutor(1) as thread:
-        other.execute("select billing.post_batch(%s, %s, null, null, null)", [shard, events.encode_all([charge])])
+        other.execute("select billing.post_batch_v2(%s, %s)", [f'[{{"shard": {shard}}}]', events.encode_all([charge])])
         answer = thread.submit(ledger.post_batch, shard, [release])
         while not other.execute("select count(*) from pg_locks where not granted").fetchone()[0]:
             assert not answer.done(), "nothing kept the release from being booked as well"

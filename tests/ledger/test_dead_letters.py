@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-import psycopg
 import pytest
 
-from billing_tasks.ledger import DeadLetterState, upgrade
+from billing_tasks.ledger import DeadLetterState
 from billing_tasks.model.ids import new_request_id
 
 RETRYING, FAILED, RESOLVED, DISCARDED = DeadLetterState
@@ -135,22 +132,6 @@ def test_a_mark_leaves_a_letter_alone_that_is_in_another_state(ledger, add):
     assert ledger.mark_dead_letter(dead_letter.id, FAILED, error="late", only_from=[RETRYING, FAILED]) is None
     assert ledger.get_dead_letter(dead_letter.id).state is DISCARDED
     assert [line.what for line in ledger.dead_letter_history(dead_letter.id)] == ["kept", "discarded"]
-
-
-def test_letters_from_before_there_was_a_history_get_what_is_known_of_them(new_database):
-    url = new_database()
-    upgrade(url)
-    script = files("billing_tasks.ledger.migrations.versions").joinpath("0003_dead_letter_history.sql").read_text()
-    with psycopg.connect(url, autocommit=True) as sql:
-        sql.execute("drop table billing.dead_letter_history")
-        sql.execute(
-            "insert into billing.dead_letters"
-            " (kind, request_id, fingerprint, payload, reason, error, state, handled_by, handled_why)"
-            " values ('consume', 'r', 'f', '', 'conflict', 'e', 'discarded', 'ann', 'a test')"
-        )
-        sql.execute(script)
-        lines = sql.execute("select what, who, why, reason from billing.dead_letter_history order by id").fetchall()
-    assert lines == [("kept", "", "", "conflict"), ("discarded", "ann", "a test", "")]
 
 
 def test_a_claimed_letter_is_nobody_elses_until_the_lease_ends(ledger, add, kind):

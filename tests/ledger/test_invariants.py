@@ -8,6 +8,7 @@ import pytest
 
 from billing_tasks.ledger import Violation
 from billing_tasks.model.ids import new_request_id
+from billing_tasks.model.posting import OutboxPart
 
 DAY_US = 86_400_000_000
 
@@ -101,6 +102,6 @@ def test_a_balance_below_zero_is_explained_by_requests_under_way_when_redis_came
     payer, now_us = new_spare_payer(quota=100), time.time_ns() // 1000
     before, after = now_us - 9 * DAY_US, now_us + days * DAY_US
     for epoch in (before, after):  # the quota that Redis had forgotten was granted again
-        spare_ledger.post_batch(1, [payer.consume(100, held_quota=100)], epoch=epoch, first_seq=1, last_seq=1)
+        spare_ledger.post_outboxes([payer.consume(100, held_quota=100)], [OutboxPart(1, epoch, ((1, 1),))])
 
     assert what(spare_ledger) == (set() if explained else {"users.quota below zero without a reason"})

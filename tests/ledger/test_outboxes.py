@@ -6,7 +6,7 @@ import pytest
 
 from billing_tasks.ledger import LedgerRefusedData
 from billing_tasks.ledger.outboxes import OutboxLook
-from billing_tasks.model.posting import PostOutcome
+from billing_tasks.model.posting import OutboxPart, PostOutcome
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def post(ledger, payer, shard):
 
     def call(first_seq, count=1, *, epoch=1):
         batch = [payer.consume(1) for _ in range(count)]
-        answer = ledger.post_batch(shard, batch, epoch=epoch, first_seq=first_seq, last_seq=first_seq + count - 1)
+        answer = ledger.post_outboxes(batch, [OutboxPart(shard, epoch, ((first_seq, first_seq + count - 1),))])
         assert set(answer.outcomes) == {PostOutcome.POSTED}
         return batch
 
@@ -69,8 +69,8 @@ def test_a_stretch_posted_again_is_neither_gap_nor_rewind(ledger, shard, post, n
     batch = post(1, 3)
     post(4, 1)
 
-    ledger.post_batch(shard, batch, epoch=1, first_seq=1, last_seq=3)
-    ledger.post_batch(shard, [*batch], epoch=1, first_seq=2, last_seq=4)
+    ledger.post_outboxes(batch, [OutboxPart(shard, 1, ((1, 3),))])
+    ledger.post_outboxes([*batch], [OutboxPart(shard, 1, ((2, 4),))])
 
     assert noticed() == []
     assert cursor(ledger, shard) == [(1, 4, 4)]
@@ -86,7 +86,7 @@ def test_new_events_at_old_numbers_are_booked_and_recorded_as_a_rewind(ledger, s
 
 def test_an_event_set_aside_is_covered_by_an_empty_batch(ledger, shard, post, noticed):
     post(1, 5)
-    ledger.post_batch(shard, [], epoch=1, first_seq=6, last_seq=6)
+    ledger.post_outboxes([], [OutboxPart(shard, 1, ((6, 6),))])
     post(7, 1)
 
     assert noticed() == []
@@ -130,7 +130,7 @@ def test_a_batch_that_fails_leaves_the_cursor_where_it_was(ledger, payer, shard,
     bad = payer.consume(1, model_name="\x00")
 
     with pytest.raises(LedgerRefusedData):
-        ledger.post_batch(shard, [bad], epoch=1, first_seq=6, last_seq=6)
+        ledger.post_outboxes([bad], [OutboxPart(shard, 1, ((6, 6),))])
 
     assert cursor(ledger, shard) == [(1, 5, 5)]
 

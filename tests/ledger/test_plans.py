@@ -21,7 +21,7 @@ def blocks(spare_url, new_spare_payer):
 
     def call(session, batch):
         plan = session.execute(
-            "explain (analyze, buffers, format json) select * from billing.post_batch(1, %s, null, null, null)",
+            "explain (analyze, buffers, format json) select * from billing.post_batch_v2('[{\"shard\": 1}]', %s)",
             [events.encode_all(batch)],
         ).fetchone()[0][0]["Plan"]
         return (plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]) / len(batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
@@ -167,16 +169,23 @@ def test_the_consume_log_keeps_every_field_of_the_event(ledger, payer, shard):
         group_ratio="1",
         elapsed_ms=1234,
         is_stream=True,
-        usage={"cached_tokens": 3, "nested": {"a": [1, 2]}},
+        usage={"cached_tokens": 3},
+        price={"cached_rate": "1/8"},
+        details={"usage": {"nested": {"a": [1, 2]}}, "region": "eu"},
+        price_version=3,
+        cost=5,
+        used_at_ms=1_790_000_000_123,
     )
     ledger.post_batch(shard, [event])
 
     [row] = ledger.consume_log(client_key="order-17-öäü")
 
-    skipped = {"kind", "group", "refund_id", "whole"}
+    skipped = {"kind", "group", "refund_id", "whole", "used_at_ms", "usage", "details"}
     names = [name for name in msgspec.structs.asdict(event) if name not in skipped]
     assert {name: getattr(row, name) for name in names} == {name: getattr(event, name) for name in names}
     assert row.group_name == "vip"
+    assert (row.meters, row.usage, row.details) == ({"cached_tokens": 3}, {"nested": {"a": [1, 2]}}, {"region": "eu"})
+    assert row.used_at == datetime.fromtimestamp(1_790_000_000.123, UTC)
 
 
 def test_the_view_consume_log_has_the_columns_of_the_reference(ledger, payer, shard, sql):
@@ -260,7 +269,7 @@ def test_an_answer_is_durable_even_where_commits_are_not_by_default(spare_ledger
 
     with spare_sql.transaction():
         spare_sql.execute("set local synchronous_commit = off")
-        spare_sql.execute("select * from billing.post_batch(1, '[]', null, null, null)")
+        spare_sql.execute("select * from billing.post_batch_v2('[{\"shard\": 1}]', '[]')")
         assert spare_sql.execute("show synchronous_commit").fetchone() == ("on",)
 
 

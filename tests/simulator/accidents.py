@@ -9,6 +9,7 @@ from typing import Any
 from billing_tasks.broker import names
 from billing_tasks.broker.decode import consume_log_from
 from billing_tasks.holds.commands import Command
+from billing_tasks.model import events
 from tests.simulator.books import Key
 from tests.simulator.broker import Broker
 from tests.simulator.oracle import Oracle, identity
@@ -167,7 +168,7 @@ class Accidents:
         """Requests that only a message told of are lost; everything else is found again."""
         for message in self.broker.messages:
             if message.task == names.CONSUME and "dead_letter" not in message.kwargs:
-                self.oracle.destroyed.add(identity(consume_log_from(message.kwargs).to_event()))
+                self.oracle.destroyed.add(identity(events.of_log(consume_log_from(message.kwargs))))
         count = len(self.broker.messages)
         self.broker.messages.clear()
         return f"the broker loses {count} messages"

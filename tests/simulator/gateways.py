@@ -11,6 +11,7 @@ from typing import Any
 from billing_tasks import ConsumeLog
 from billing_tasks.errors import Refused, Unavailable
 from billing_tasks.flows.effects import Flow
+from billing_tasks.model import events
 from billing_tasks.model.events import Event
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Reservation
@@ -174,7 +175,7 @@ class Applications:
 
     async def _consume(self, log: ConsumeLog, gateway: Any = None) -> Any:
         receipt = await (gateway or self.world.gateway)._consume(log)
-        self.accepted.append((log.to_event(), gateway is not None))
+        self.accepted.append((events.of_log(log), gateway is not None))
         return receipt
 
     async def _refund(self, request: Request, refund_id: str, amount: int | None) -> Any:

@@ -23,6 +23,7 @@ def _guard(name: str, without: str, *cuts: Cut, survives: str = "") -> Guard:
     return name, without, cuts, survives
 
 
+_POST = "sql:post_batch_v2"
 _SETTLE = "py:billing_tasks.flows.settlement.settle"
 
 LUA: list[Guard] = [
@@ -157,7 +158,7 @@ SQL: list[Guard] = [
         "post_batch: sums of inserted rows",
         "only rows that were inserted are charged",
         Cut(
-            "sql:post_batch",
+            _POST,
             _ALL_EVENTS,
             "(select e.user_id, sum(e.quota)::bigint as quota, count(*) as requests\n"
             "              from unnest(v_events) as e where e.kind = 'consume' group by e.user_id)",
@@ -167,7 +168,7 @@ SQL: list[Guard] = [
         "post_batch: unique key",
         "an entry's id is the request's",
         Cut(
-            "sql:post_batch",
+            _POST,
             "select e.request_id, e.kind, e.request_id, e.user_id",
             "select billing.new_entry_id(), e.kind, e.request_id, e.user_id",
         ),
@@ -176,7 +177,7 @@ SQL: list[Guard] = [
         "post_batch: token's owner",
         "nobody pays with another user's token",
         Cut(
-            "sql:post_batch",
+            _POST,
             "where e.user_id = (select t.user_id from billing.tokens as t where t.id = e.token_id)\n          and",
             "where",
         ),
@@ -184,22 +185,23 @@ SQL: list[Guard] = [
     _guard(
         "post_batch: row locks",
         "two batches of one user queue",
-        Cut("sql:post_batch", "perform from billing.users where id = any (v_user_ids) order by id for no key update;"),
+        Cut(_POST, "perform from billing.users where id = any (v_user_ids) order by id for no key update;"),
         Cut(
-            "sql:post_batch", "perform from billing.tokens where id = any (v_token_ids) order by id for no key update;"
+            _POST,
+            "perform from billing.tokens where id = any (v_token_ids) order by id for no key update;",
         ),
         survives="Redis must come back older while a consume waits before COMMIT; test_ledger_concurrency.py shows it",
     ),
     _guard(
         "post_batch: a hold that was used",
         "a hold that was consumed is not released as well",
-        Cut("sql:post_batch", "and (e.kind = 'consume' or e.request_id <> all (v_used))"),
+        Cut(_POST, "and (e.kind = 'consume' or e.request_id <> all (v_used))"),
     ),
     _guard(
         "post_batch: a hold that was given back",
         "a hold that was released is not consumed as well",
         Cut(
-            "sql:post_batch",
+            _POST,
             "case when e.request_id = any (v_given_back) then 0 else coalesce(e.held_quota, 0) end",
             "coalesce(e.held_quota, 0)",
         ),
@@ -208,22 +210,22 @@ SQL: list[Guard] = [
         "post_refund: row lock",
         "two refunds of one charge queue",
         Cut(
-            "sql:post_refund",
+            "sql:post_refund_v2",
             "perform from billing.users where id = v_event.user_id for no key update;",
             "perform from billing.users where id = v_event.user_id;",
         ),
-        Cut("sql:post_refund", "perform from billing.tokens where id = v_charge.token_id for no key update;"),
+        Cut("sql:post_refund_v2", "perform from billing.tokens where id = v_charge.token_id for no key update;"),
     ),
     _guard(
         "post_refund: limit",
         "refunds stay within the charge",
-        Cut("sql:post_refund", "if v_quota > v_left or v_left = 0 then", "if v_quota <= 0 then"),
+        Cut("sql:post_refund_v2", "if v_quota > v_left or v_left = 0 then", "if v_quota <= 0 then"),
     ),
     _guard(
         "post_refund: refund_id",
         "a refund_id is booked once",
         Cut(
-            "sql:post_refund",
+            "sql:post_refund_v2",
             "select * into v_booked from billing.refunds where refund_id = p_event.refund_id;\n"
             "    if not found then\n        select p_charge",
             "v_entry_id := billing.new_entry_id(); p_event.refund_id := p_event.refund_id || v_entry_id;\n"

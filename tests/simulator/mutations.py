@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from billing_tasks.holds import commands
@@ -38,6 +39,13 @@ class Mutant:
             yield
 
 
+def newest_sql(name: str) -> str:
+    """The SQL file of that name, of the newest revision that has it; repeatable, as mutants need it."""
+    versions = Path(str(resources.files("billing_tasks.ledger.migrations"))) / "versions"
+    text = max(versions.glob(f"*/{name}.sql")).read_text()
+    return text.replace("create function", "create or replace function")
+
+
 @contextmanager
 def _applied(where: str, cuts: list[Cut], world: World) -> Iterator[None]:
     kind, _, name = where.partition(":")
@@ -46,7 +54,7 @@ def _applied(where: str, cuts: list[Cut], world: World) -> Iterator[None]:
             with _mutated_scripts(None if name == "*" else name, cuts):
                 yield
         case "sql":
-            text = (resources.files("billing_tasks.ledger") / "sql" / f"{name}.sql").read_text()
+            text = newest_sql(name)
             world.sql.execute(_cut(text, cuts).encode())
             try:
                 yield

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from importlib import resources
 
 import pytest
 
 from billing_tasks.holds.scripts import script
 from tests.simulator.guards import GUARDS, Cut
+from tests.simulator.mutations import newest_sql
 
 
 def _text(cut: Cut) -> str:
@@ -18,7 +18,7 @@ def _text(cut: Cut) -> str:
         case "lua":
             return script("reserve" if name == "*" else name).body
         case "sql":
-            return (resources.files("billing_tasks.ledger") / "sql" / f"{name}.sql").read_text()
+            return newest_sql(name)
         case _:
             return inspect.getsource(importlib.import_module(name))
 

@@ -21,7 +21,8 @@ from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
 from billing_tasks.ledger.rows import DeadLetter, DeadLetterState
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model import events
-from billing_tasks.model.events import Event, Kind, fingerprint
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.fingerprint import fingerprint
 from billing_tasks.model.ids import check_request_id
 from billing_tasks.model.posting import PostOutcome
 
@@ -100,13 +101,14 @@ def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_
 
 
 def of_entry(entry: OutboxEntry, error: str) -> NewDeadLetter:
-    """The dead letter of an outbox entry that is no event."""
+    """The dead letter of an outbox entry that is no event: its header, if a script wrote one, and its payload."""
+    payload = entry.event + b" " + entry.payload if entry.event else entry.payload
     return NewDeadLetter(
         entry.kind or "unknown",
         entry.request_id or entry.entry_id,
         entry.user_id,
-        fingerprint(MALFORMED, entry.payload.hex()),
-        entry.payload,
+        fingerprint(MALFORMED, payload.hex()),
+        payload,
         MALFORMED,
         error,
     )

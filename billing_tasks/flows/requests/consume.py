@@ -17,13 +17,14 @@ from billing_tasks.holds.replies import Closed
 from billing_tasks.model import events
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.events import Event
+from billing_tasks.model.ids import now_ms
 from billing_tasks.model.posting import PostOutcome
 from billing_tasks.model.reservation import Receipt
 
 
 async def consume(log: ConsumeLog, *, commands: Commands) -> Receipt:
     """File the usage. Raises IdempotencyConflict (kept as a dead letter) or NotBooked (repeat with the same id)."""
-    return await file(log.to_event(), commands=commands)
+    return await file(events.of_log(log), commands=commands)
 
 
 async def file(event: Event, *, commands: Commands) -> Receipt:
@@ -35,7 +36,7 @@ async def file(event: Event, *, commands: Commands) -> Receipt:
             token_id=event.token_id,
             quota=event.quota,
             fingerprint=event.fingerprint,
-            payload=events.encode(event),
+            payload=events.payload(event),
         )
     except Unavailable as exc:
         return await _without_redis(event, exc, commands.keys.shard_of(event.user_id))
@@ -46,7 +47,8 @@ async def file(event: Event, *, commands: Commands) -> Receipt:
 
 async def enqueue(log: ConsumeLog, *, commands: Commands) -> Receipt:
     """Send the usage as a task of its own (BILLING_DISPATCH=request); without a broker, file it at once."""
-    kwargs = log.model_dump(exclude_defaults=True)
+    # The message may wait in its queue: without this it would be usage of the time it is taken out.
+    kwargs = {"used_at_ms": now_ms(), **log.model_dump(exclude_defaults=True)}
     try:
         await Enqueue(CONSUME, f"consume:{log.request_id}", kwargs)
     except Unavailable:

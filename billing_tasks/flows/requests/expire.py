@@ -41,7 +41,7 @@ async def _expire(shard: int, request_ids: list[str], commands: Commands) -> Cou
         user_id, token_id, quota = (hold.user_id, hold.token_id, hold.quota) if hold else (shard, 0, 0)
         event = release_event(request_id, user_id, token_id, quota, reason="expired", expired=True)
         calls.append(
-            commands.expire(request_id=request_id, user_id=user_id, token_id=token_id, payload=events.encode(event))
+            commands.expire(request_id=request_id, user_id=user_id, token_id=token_id, payload=events.payload(event))
         )
     replies = await together(calls)
     for request_id, reply in zip(request_ids, replies, strict=True):

@@ -7,7 +7,8 @@ from billing_tasks.flows.effects import Ring
 from billing_tasks.holds.commands import Commands
 from billing_tasks.holds.outcomes import Release
 from billing_tasks.model import events
-from billing_tasks.model.events import Event, Kind, fingerprint
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.fingerprint import fingerprint
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt
 
@@ -26,7 +27,7 @@ async def release_hold(request: RefundRequest, *, token_id: int | None, held: in
             token_id, held = found.token_id, found.quota
         event = release_event(request_id, user_id, token_id, held, reason=request.reason, expired=False)
         reply = await commands.release(
-            request_id=request_id, user_id=user_id, token_id=token_id, payload=events.encode(event)
+            request_id=request_id, user_id=user_id, token_id=token_id, payload=events.payload(event)
         )
     except Unavailable as exc:
         raise HoldNotWritten(f"{exc.message} The hold expires by itself.", request_id=request_id) from exc
@@ -47,7 +48,7 @@ async def release_hold(request: RefundRequest, *, token_id: int | None, held: in
 
 def release_event(request_id: str, user_id: int, token_id: int, held: int, *, reason: str, expired: bool) -> Event:
     """A release of `held` quota."""
-    return Event(
+    return events.make(
         kind=Kind.RELEASE,
         request_id=request_id,
         user_id=user_id,

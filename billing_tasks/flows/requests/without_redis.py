@@ -11,11 +11,14 @@ from billing_tasks.flows.dead_letters.record import keep, of_outcome
 from billing_tasks.flows.effects import InLedger, IntoSpool
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.ids import now_ms
 from billing_tasks.model.posting import PostOutcome
 
 
 async def post_or_spool(event: Event, redis_error: Unavailable, *, shard: int) -> PostOutcome | None:
     """What PostgreSQL answered; None: the event is spooled. Raises NotBooked if neither took it."""
+    if event.used_at_ms is None:
+        event.used_at_ms = now_ms()  # it may be booked much later, from the spool
     post = InLedger(Ledger.post_refund, shard, event)
     if event.kind is not Kind.REFUND:
         post = InLedger(Ledger.post_batch, shard, [event])

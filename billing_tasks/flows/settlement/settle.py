@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from billing_tasks.errors import BillingError, OutboxStuck, Unavailable
+from billing_tasks.errors import BillingError, InvalidRequest, OutboxStuck, Unavailable
 from billing_tasks.flows.dead_letters import record
 from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
 from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands, together
@@ -29,7 +29,7 @@ from billing_tasks.ledger.store import Ledger
 from billing_tasks.model import events
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import PostOutcome
+from billing_tasks.model.posting import OutboxPart, PostOutcome
 from billing_tasks.settings import Settings
 
 #: How long nobody rings after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
@@ -80,6 +80,15 @@ class _Batch:
     @property
     def epoch(self) -> int:
         return self.entries[0].epoch
+
+    def ranges(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        """The sequence numbers from `first` to `last` that were read, booked or set aside."""
+        found: list[tuple[int, int]] = []
+        for entry in self.entries:
+            if first <= entry.seq <= last:
+                begins = not found or entry.seq != found[-1][1] + 1
+                found.append((entry.seq, entry.seq)) if begins else found.append((found.pop()[0], entry.seq))
+        return tuple(found)
 
 
 @dataclass(slots=True)
@@ -203,26 +212,25 @@ async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
 
 
 def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
-    """The event, completed by what only the script knew; None if it became a dead letter."""
+    """Header and payload as one event; None if it became a dead letter."""
     try:
         event = events.decode(entry.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        events.complete(
+            event,
+            kind=entry.kind,
+            request_id=entry.request_id,
+            user_id=entry.user_id,
+            token_id=entry.token_id,
+            weight=entry.weight,
+            held=entry.held,
+            filed_ms=entry.filed_ms,
+        )
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest) as exc:
         batch.refused.append(record.of_entry(entry, str(exc)))
         return None
-    kind = Kind.CONSUME if entry.kind == Kind.CONFLICT else entry.kind
-    named = (event.kind, event.request_id, event.user_id, event.token_id, event.quota if entry.weight else 0)
-    if named != (kind, entry.request_id, entry.user_id, entry.token_id, entry.weight):
-        error = "the payload names another kind, request, account or quota than the outbox entry"
-        batch.refused.append(record.of_entry(entry, error))
-        return None
-    if entry.kind == Kind.CONFLICT:
-        event.kind = Kind.CONFLICT  # the gateway sent it as a consume; the script knew better
+    if event.kind is Kind.CONFLICT:
         batch.refused.append(record.of_outcome(event, PostOutcome.CONFLICT))
         return None
-    if entry.kind == Kind.CONSUME:
-        event.held_quota = entry.held
-    elif entry.kind == Kind.RELEASE:
-        event.quota = entry.held
     return event
 
 
@@ -231,7 +239,7 @@ async def _post(
 ) -> None:
     """Book consumes and releases; halve what the ledger can't store until the one is found."""
     posting = [event for _, event in items]
-    call = InLedger(Ledger.post_batch, batch.shard, posting, epoch=batch.epoch, first_seq=seqs[0], last_seq=seqs[1])
+    call = InLedger(Ledger.post_outboxes, posting, [OutboxPart(batch.shard, batch.epoch, batch.ranges(*seqs))])
     try:
         answer = await (Meanwhile(call, meanwhile.work) if meanwhile.pending else call)
     except LedgerRefusedData as exc:

@@ -6,8 +6,6 @@ with the wheel. All pending revisions are one transaction: a crash leaves the ol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -27,7 +25,6 @@ VERSION_TABLE: Final = "alembic_version"
 
 _FOLDER: Final = Path(__file__).parent
 _one_thread: Final = Lock()  # Alembic keeps its context in module globals
-_SQL: Final = files("billing_tasks.ledger").joinpath("sql")
 
 
 def upgrade(database_url: str) -> None:
@@ -56,12 +53,16 @@ def pending(database_url: str) -> list[str]:
             connection, opts={"version_table": VERSION_TABLE, "version_table_schema": "billing"}
         )
         current = context.get_current_revision()
+        current = "0001" if current == "0005" else current  # see adopt_release_0_1_0
     return [script.revision for script in reversed(list(scripts.iterate_revisions("head", current or "base")))]
 
 
-def statements(*names: str) -> Iterable[str]:
-    """The text of files in `ledger/sql/`, for revisions that (re)create functions."""
-    return (_SQL.joinpath(name).read_text(encoding="utf-8") for name in names)
+def adopt_release_0_1_0(connection: sa.Connection) -> None:
+    """Release 0.1.0 reached by five revisions what is the first one today: note it so."""
+    if connection.scalar(sa.text(f"select to_regclass('billing.{VERSION_TABLE}') is not null")):
+        connection.execute(
+            sa.text(f"update billing.{VERSION_TABLE} set version_num = '0001' where version_num = '0005'")  # noqa: S608
+        )
 
 
 def _config() -> Config:

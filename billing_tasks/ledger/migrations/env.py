@@ -3,7 +3,8 @@
 from alembic import context
 from sqlalchemy import text
 
-from billing_tasks.ledger.migrations import VERSION_TABLE
+from billing_tasks.ledger.migrations import VERSION_TABLE, adopt_release_0_1_0
+from billing_tasks.ledger.migrations.consume_log_view import refresh
 from billing_tasks.ledger.models import SCHEMA, Base
 
 connection = context.config.attributes["connection"]
@@ -16,6 +17,7 @@ with connection.begin():
     # lock on a table stops everybody who comes later.
     connection.execute(text("set local lock_timeout = '5s'"))
     connection.execute(text(f"create schema if not exists {SCHEMA}"))
+    adopt_release_0_1_0(connection)
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -24,3 +26,4 @@ with connection.begin():
         include_schemas=True,
     )
     context.run_migrations()
+    refresh(connection)

@@ -17,6 +17,7 @@ from billing_tasks.errors import BillingError
 from billing_tasks.flows.dead_letters import preview, record, retry
 from billing_tasks.flows.effects import Enqueue
 from billing_tasks.ledger.rows import DeadLetter
+from billing_tasks.model import events
 from billing_tasks.model.events import Event
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.refund import RefundRequest
@@ -94,7 +95,7 @@ def usage(payer: Payer, quota: int, request_id: str | None = None, **more: Any) 
     """What a gateway would file."""
     request_id = request_id or new_request_id()
     log = ConsumeLog(user_id=payer[0], token_id=payer[1], channel_id=CHANNEL, quota=quota, request_id=request_id)
-    return msgspec.structs.replace(log.to_event(), **more)
+    return msgspec.structs.replace(events.of_log(log), **more)
 
 
 def refund_of(user_id: int, request_id: str, quota: int | None = None, refund_id: str = "case-17") -> Event:

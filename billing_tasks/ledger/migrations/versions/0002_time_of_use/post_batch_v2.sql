@@ -1,22 +1,22 @@
--- billing.post_batch(shard, events, epoch, first_seq, last_seq) -> one row
+-- billing.post_batch_v2(outboxes, events) -> one row
 --
 -- Books many consumes and releases in one transaction, each at most once.
 --
---   shard      which outbox they come from; also the row of channel_usage that counts them
+--   outboxes   JSON array of {shard, epoch, seqs}: which outboxes the events come from. `seqs` are the sequence
+--              numbers that this call covers, as ranges [[first, last], ...]; epoch null: from no outbox, and no
+--              cursor moves. The shard is also the row of channel_usage that counts its events
 --   events     JSON array of events (billing_tasks/model/events.py), kinds consume and release only
---   epoch      of the outbox, or null if they don't come from one; then no cursor moves
---   first_seq, last_seq   sequence numbers of the outbox that this call covers
 --
 -- Returns
 --   outcomes   null if all were posted, else a JSON array with one word per event, in order:
 --     posted         booked now
---     duplicate      booked before, or earlier in this batch, with the same fingerprint; also a release
+--     duplicate      booked before, or earlier in this batch, with the same body; also a release
 --                    of a hold that a booked consume closed
---     conflict       booked before, or earlier in this batch, with another fingerprint
+--     conflict       booked before, or earlier in this batch, with another body
 --     unknown_user   no such user
 --     unknown_token  no such token, or another user's
 --   users, tokens   JSON arrays of arrays: every account named, as it is now
---                   (columns in the order of events.UserRow and events.TokenRow)
+--                   (columns in the order of model.account.UserRow and TokenRow)
 --
 -- A hold ends once in the books, even if it ended twice in Redis: an older file that was restored
 -- brings holds back that were closed since. The end that was booked first stands; a consume whose
@@ -30,15 +30,16 @@
 -- a table or a new month was nearly empty reads it whole for every event once it is full.
 -- Pinning a generic plan by switching off scans and joins was tried and is not enough: to the
 -- planner all indexes of a tiny table cost the same, and it takes one that fits badly.
-create or replace function billing.post_batch(
-    p_shard integer, p_events text, p_epoch bigint, p_first_seq bigint, p_last_seq bigint,
-    out outcomes text, out users text, out tokens text)
+create function billing.post_batch_v2(
+    p_outboxes text, p_events text, out outcomes text, out users text, out tokens text)
 language plpgsql
 set plan_cache_mode = force_custom_plan
 set jit = off
 as $$
 declare
-    v_events      billing.posting_event[];
+    v_outboxes    json := p_outboxes::json;
+    v_shards      integer[];
+    v_events      billing.posting_event_v2[];
     v_kinds_known boolean;
     v_user_ids    bigint[];
     v_token_ids   bigint[];
@@ -57,11 +58,17 @@ begin
     -- Nothing beside array_agg may sort here (a "distinct" would): the order of the events is their meaning.
     select array_agg(e), coalesce(bool_and((e).kind is not null and (e).kind in ('consume', 'release')), true)
     into v_events, v_kinds_known
-    from json_populate_recordset(null::billing.posting_event, p_events::json) as e;
+    from json_populate_recordset(null::billing.posting_event_v2, p_events::json) as e;
+    -- Said without a query for the usual case: in a small batch planning costs more than running.
+    if json_array_length(v_outboxes) = 1 then
+        v_shards := array[(v_outboxes #>> '{0,shard}')::integer];
+    else
+        v_shards := array(select (o ->> 'shard')::integer from json_array_elements(v_outboxes) as o);
+    end if;
     v_user_ids := array(select distinct e.user_id from unnest(v_events) as e);
     v_token_ids := array(select distinct e.token_id from unnest(v_events) as e);
     if not v_kinds_known then
-        raise exception 'post_batch books consume and release only' using errcode = 'invalid_parameter_value';
+        raise exception 'post_batch_v2 books consume and release only' using errcode = 'invalid_parameter_value';
     end if;
 
     -- In id order, users first, so that two batches never wait for each other in a circle. In
@@ -83,8 +90,8 @@ begin
             entry_id, kind, request_id, user_id, token_id, channel_id, quota, held_quota,
             user_quota, token_quota, used_quota, prompt_tokens, completion_tokens,
             model_name, token_name, group_name, content, client_key,
-            model_ratio, completion_ratio, group_ratio,
-            pre_consumed_quota, elapsed_ms, is_stream, expired, usage, fingerprint)
+            model_ratio, completion_ratio, group_ratio, price_version, cost,
+            pre_consumed_quota, elapsed_ms, is_stream, expired, used_at, usage, price, details, fingerprint)
         select e.request_id, e.kind, e.request_id, e.user_id, e.token_id, nullif(e.channel_id, 0),
                coalesce(e.quota, 0),
                case when e.request_id = any (v_given_back) then 0 else coalesce(e.held_quota, 0) end,
@@ -93,8 +100,10 @@ begin
                coalesce(e.model_name, ''), coalesce(e.token_name, ''), coalesce(e."group", ''),
                coalesce(e.content, ''), coalesce(e.client_key, ''),
                coalesce(e.model_ratio, ''), coalesce(e.completion_ratio, ''), coalesce(e.group_ratio, ''),
+               e.price_version, e.cost,
                coalesce(e.pre_consumed_quota, 0), coalesce(e.elapsed_ms, 0),
-               coalesce(e.is_stream, false), coalesce(e.expired, false), e.usage, decode(e.fingerprint, 'hex')
+               coalesce(e.is_stream, false), coalesce(e.expired, false), billing.moment(e.used_at_ms),
+               e.usage, e.price, e.details, decode(e.fingerprint, 'hex')
         from unnest(v_events) with ordinality as e
         cross join lateral (select case e.kind when 'consume' then coalesce(e.quota, 0) else 0 end) as charge (quota)
         -- A token refers to its user, so a token of this user proves the user, too.
@@ -121,10 +130,19 @@ begin
               from entry where kind = 'consume' group by token_id) as change
         where t.id = change.token_id
         returning t.*
+    ), entry_of_shard as (
+        -- With one outbox all are its; the join is planned away then.
+        select entry.channel_id, entry.used_quota, coalesce(v_shards[1 + origin.outbox], v_shards[1]) as shard
+        from entry left join (
+            select distinct on (e.request_id) e.request_id, e.outbox
+            from unnest(v_events) with ordinality as e
+            where e.kind = 'consume' order by e.request_id, e.ordinality) as origin
+            on cardinality(v_shards) > 1 and origin.request_id = entry.entry_id
+        where entry.kind = 'consume' and entry.channel_id is not null
     ), channel_change as (
         insert into billing.channel_usage as c (channel_id, shard, used_quota)
-        select channel_id, p_shard, sum(used_quota)::bigint
-        from entry where kind = 'consume' and channel_id is not null group by channel_id order by channel_id
+        select channel_id, shard, sum(used_quota)::bigint
+        from entry_of_shard group by channel_id, shard order by channel_id, shard
         on conflict (channel_id, shard) do update set used_quota = c.used_quota + excluded.used_quota
     )
     select booked.*, changed_users.*, changed_tokens.*
@@ -142,16 +160,16 @@ begin
                 when not event.token_known then 'unknown_token'
                 when event.turn = 1 and event.request_id = any (
                     case event.kind when 'consume' then v_consumed else v_released end) then 'posted'
-                when decode(event.fingerprint, 'hex') = (
-                    select entry.fingerprint from billing.ledger_entries as entry
-                    where entry.entry_id = event.request_id and entry.kind = event.kind) then 'duplicate'
+                when (select billing.is_same_body(entry, v_events[event.ordinality])
+                      from billing.ledger_entries as entry
+                      where entry.entry_id = event.request_id and entry.kind = event.kind) then 'duplicate'
                 when event.kind = 'release' and event.request_id = any (v_used) then 'duplicate'
                 else 'conflict' end order by event.ordinality)
             from (
                 select known.*, row_number() over (
                            partition by request_id, kind, token_known order by ordinality) as turn
                 from (
-                    select e.*,
+                    select e.request_id, e.kind, e.ordinality,
                            (select u.id from billing.users as u where u.id = e.user_id) is not null as user_known,
                            coalesce(e.user_id = (select t.user_id from billing.tokens as t where t.id = e.token_id),
                                     false) as token_known
@@ -166,9 +184,22 @@ begin
         tokens := (select json_agg(billing.token_row(t)) from billing.tokens as t where t.id = any (v_token_ids));
     end if;
 
-    if p_epoch is not null then
-        perform billing.move_cursor(
-            p_shard, p_epoch, p_first_seq, p_last_seq, null, v_booked);
+    if cardinality(v_shards) = 1 then
+        if v_outboxes #>> '{0,epoch}' is not null then
+            perform billing.move_cursor(
+                v_shards[1], (v_outboxes #>> '{0,epoch}')::bigint, (v_outboxes #>> '{0,seqs,0,0}')::bigint,
+                (v_outboxes #>> '{0,seqs,-1,1}')::bigint, null, v_booked);
+        end if;
+        return;
     end if;
+    perform billing.move_cursor(
+        (o.value ->> 'shard')::integer, (o.value ->> 'epoch')::bigint, (o.value #>> '{seqs,0,0}')::bigint,
+        (o.value #>> '{seqs,-1,1}')::bigint, null, (
+            select count(*) from unnest(v_events) as e
+            where coalesce(e.outbox, 0) = o.ordinality - 1
+              and e.request_id = any (case e.kind when 'consume' then v_consumed else v_released end)))
+    from json_array_elements(v_outboxes) with ordinality as o
+    where o.value ->> 'epoch' is not null
+    order by (o.value ->> 'shard')::integer;
 end
 $$;

@@ -1,6 +1,6 @@
 -- billing.posting_event: one event as post_batch and post_refund read it from JSON.
 --
--- The names are those of billing_tasks/model/events.py; a field that is left out is null. A new
+-- The names are those of billing_tasks/events.py; a field that is left out is null. A new
 -- field of the event must be added here by a migration (ALTER TYPE) and to post_batch.
 create type billing.posting_event as (
     kind               text,

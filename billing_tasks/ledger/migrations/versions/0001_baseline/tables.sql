@@ -1,5 +1,5 @@
--- The ledger's tables, as of revision 0001. Frozen: a later change is a later revision.
--- Quota is in units of quota (500,000 = 1 USD). Functions and triggers live in ledger/sql/.
+-- The ledger's tables as 0.1.0 had them. Frozen: a later change is a later revision.
+-- Quota is in units of quota (500,000 = 1 USD). Functions and triggers are in the files beside this one.
 
 -- One sequence for all accounts: a larger version is a later row, whichever program wrote it.
 create sequence billing.versions;
@@ -140,6 +140,9 @@ create table billing.outbox_cursors (
     seen       bigint      not null,  -- highest sequence number known to exist
     posted     bigint      not null,  -- highest sequence number that was posted or set aside
     updated_at timestamptz not null default now(),
+    looked_at     timestamptz not null default now(),  -- last look, whether or not something had changed
+    open_holds    bigint,                              -- at the last look; null: never looked
+    backlog_limit bigint,                              -- likewise: what the outbox could grow to
     primary key (shard, epoch)
 );
 
@@ -153,6 +156,9 @@ create table billing.incidents (
     events_bound bigint,              -- at least this many events are affected; null: not known here
     note         text        not null default '',
     noticed_at   timestamptz not null default now(),
+    events_at_most bigint,       -- everything the shard could have held; null: not known
+    unseen_from    timestamptz,  -- what was filed between these two moments was never looked at
+    unseen_to      timestamptz,
     constraint incidents_kind_is_known check (kind in ('gap', 'rewind', 'new_epoch'))
 );
 
@@ -178,3 +184,20 @@ create table billing.dead_letters (
     constraint dead_letters_are_kept_once unique (kind, request_id, fingerprint)
 );
 create index dead_letters_open on billing.dead_letters (next_attempt_at) where state in ('retrying', 'failed');
+
+-- What happened to each dead letter, in order: attempts and decisions, who made them and why.
+-- Rows are only added; dead_letters itself keeps the last of them.
+create table billing.dead_letter_history (
+    id        bigint generated always as identity primary key,
+    letter_id bigint      not null references billing.dead_letters (id),
+    at        timestamptz not null default clock_timestamp(),
+    what      text        not null,
+    who       text        not null default '',  -- '': it was not asked for
+    why       text        not null default '',  -- in the words of who asked
+    reason    text        not null default '',  -- kept, refused: a code
+    error     text        not null default '',  -- kept, refused: a sentence
+    attempt   integer,                          -- the number of the attempt; null: none was made
+    constraint dead_letter_history_what_is_known check (
+        what in ('kept', 'attempted', 'posted', 'duplicate', 'refused', 'discarded', 'reopened'))
+);
+create index dead_letter_history_by_letter on billing.dead_letter_history (letter_id, id);
