@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from billing_tasks.lab.parts import Part, PartProcess, says
+from billing_tasks.lab.parts import Part, PartProcess, log_has
 from billing_tasks.lab.servers.folders import StateFolder
 
 
@@ -22,7 +22,7 @@ def start_worker(
             *(sys.executable, "-m", "celery", "-A", app, "worker", "-c", str(processes), "-n", f"{name}@%h"),
             *("--without-gossip", "--without-mingle", "--loglevel", "WARNING" if app != "billing_tasks" else "INFO"),
         ),
-        ready=says(" ready."),
+        ready=log_has(" ready."),
     )
     worker = PartProcess(part, state, environ)
     worker.start()

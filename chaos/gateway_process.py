@@ -75,10 +75,10 @@ async def run(folder: Path, name: str, rate: float, threads: bool) -> None:
 
 async def _send(traffic: Traffic, people: People, rate: float, stop: asyncio.Event) -> None:
     """`rate` requests per second, at most MOST_IN_FLIGHT at a time."""
-    shots = people.shots()
+    requests = people.requests()
     in_flight: set[asyncio.Task[None]] = set()
     due = time.monotonic()
-    for shot in islice(cycle(shots), traffic.dice.randrange(len(shots)), None):
+    for request in islice(cycle(requests), traffic.dice.randrange(len(requests)), None):
         due = max(due + 1 / rate, time.monotonic() - LARGEST_DEBT_SECONDS)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.0, due - time.monotonic()))
@@ -86,7 +86,7 @@ async def _send(traffic: Traffic, people: People, rate: float, stop: asyncio.Eve
             await asyncio.wait(in_flight, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             break
-        task = asyncio.create_task(traffic.request(shot))
+        task = asyncio.create_task(traffic.run(request))
         in_flight.add(task)
         task.add_done_callback(in_flight.discard)
     if in_flight:

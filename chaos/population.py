@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from billing_tasks.admin.accounts import Accounts
-from billing_tasks.lab.replay.accounts import Cast, Ids, TokenRole, UserRole, enrol
+from billing_tasks.lab.replay.accounts import Ids, PlannedAccounts, PlannedToken, PlannedUser, create_accounts
 from billing_tasks.lab.replay.options import Options as PlanOptions
 from billing_tasks.lab.replay.plan import CHANNELS_PER_MODEL, Plan, make_plan
-from billing_tasks.lab.replay.requests import Shot, make_shots
+from billing_tasks.lab.replay.requests import PlannedRequest, make_requests
 from billing_tasks.lab.trace import generate
 from billing_tasks.pricing import Price, RatioBook
 
@@ -49,7 +49,7 @@ class People:
 
     @property
     def ids(self) -> Ids:
-        """As a replay's cast has them."""
+        """As a replay has them."""
         return Ids(self.user, self.token, self.channel)
 
     def save(self, path: Path) -> None:
@@ -63,9 +63,9 @@ class People:
         poor_users, tight_tokens = tuple(fields.pop("poor_users")), tuple(fields.pop("tight_tokens"))
         return cls(**fields, poor_users=poor_users, tight_tokens=tight_tokens)
 
-    def shots(self) -> list[Shot]:
+    def requests(self) -> list[PlannedRequest]:
         """What is asked for."""
-        return make_shots(plan_of(self.seed), self.ids)
+        return make_requests(plan_of(self.seed), self.ids)
 
 
 def plan_of(seed: int) -> Plan:
@@ -86,13 +86,13 @@ def settle_in(seed: int, accounts: Accounts, *, connections: int) -> People:
         if user not in poor and dice.random() >= UNLIMITED_RATE
     ]
     tight = set(dice.sample(limited, min(TIGHT_TOKENS, len(limited))))
-    cast = Cast(
+    planned = PlannedAccounts(
         users=tuple(
-            UserRole(group, typical * (POOR_QUOTA if user in poor else RICH_QUOTA))
+            PlannedUser(group, typical * (POOR_QUOTA if user in poor else RICH_QUOTA))
             for user, group in enumerate(plan.groups)
         ),
         tokens=tuple(
-            TokenRole(
+            PlannedToken(
                 user=user,
                 name=f"key-{place + 1}",
                 quota=typical * POOR_QUOTA if token in tight else typical * RICH_QUOTA if token in limited else 0,
@@ -103,7 +103,7 @@ def settle_in(seed: int, accounts: Accounts, *, connections: int) -> People:
         ),
         channels=tuple(f"{model} {place}" for model in plan.models for place in range(CHANNELS_PER_MODEL)),
     )
-    ids = enrol(cast, accounts=accounts, connections=connections)
+    ids = create_accounts(planned, accounts=accounts, connections=connections)
     return People(
         seed,
         *(ids.user, ids.token, ids.channel, typical),

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from billing_tasks.broker.names import CONSUME, REFUND
 from billing_tasks.errors import BillingError, Refused, ReservationClosed, Unavailable
-from billing_tasks.lab.replay.requests import Shot
+from billing_tasks.lab.replay.requests import PlannedRequest
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.reservation import Reservation
@@ -82,20 +82,20 @@ class Traffic:
     pauses: float = 1.0  # 0: nobody takes time, neither upstreams nor people
     sending: int = 0
 
-    async def request(self, shot: Shot) -> None:
+    async def run(self, request: PlannedRequest) -> None:
         """One request. Whatever a server answers ends up in the journal."""
         request_id = new_request_id()
         try:
-            await self._request(request_id, shot)
+            await self._run(request_id, request)
         except Unavailable as exc:
-            self.journal.write(Step.GAVE_UP, request_id, user=shot.user_id, word=exc.code)
+            self.journal.write(Step.GAVE_UP, request_id, user=request.user_id, word=exc.code)
         except Exception as exc:  # what it was is the finding
-            self.journal.write(Step.UNEXPECTED, request_id, user=shot.user_id, word=f"{type(exc).__name__}: {exc}")
+            self.journal.write(Step.UNEXPECTED, request_id, user=request.user_id, word=f"{type(exc).__name__}: {exc}")
 
-    async def _request(self, request_id: str, shot: Shot) -> None:
-        turn = self._turn(shot)
+    async def _run(self, request_id: str, request: PlannedRequest) -> None:
+        turn = self._turn(request)
         short = turn in (Turn.ABANDONED, Turn.RENEWED)
-        reservation = await self._reserve(request_id, shot, SHORT_TTL_SECONDS if short else HOLD_TTL_SECONDS)
+        reservation = await self._reserve(request_id, request, SHORT_TTL_SECONDS if short else HOLD_TTL_SECONDS)
         if reservation is None:
             return
         seconds = self._upstream_seconds()
@@ -106,14 +106,16 @@ class Traffic:
             case Turn.FAILED:
                 await self._release(reservation)
             case Turn.FAILED_BY_MESSAGE:
-                self.journal.write(Step.RELEASE, request_id, user=shot.user_id, word="message")
-                self._tell(REFUND, request_id, {"user_id": shot.user_id, "request_id": request_id, "reason": "twice"})
+                self.journal.write(Step.RELEASE, request_id, user=request.user_id, word="message")
+                self._tell(
+                    REFUND, request_id, {"user_id": request.user_id, "request_id": request_id, "reason": "twice"}
+                )
             case _:
-                await self._use(turn, reservation, shot)
+                await self._use(turn, reservation, request)
 
-    async def _use(self, turn: Turn, reservation: Reservation, shot: Shot) -> None:
+    async def _use(self, turn: Turn, reservation: Reservation, request: PlannedRequest) -> None:
         await self._keep_open(reservation, turn)
-        log = usage_of(reservation, shot)
+        log = usage_of(reservation, request)
         self.journal.write(Step.CONSUME, log.request_id, user=log.user_id, token=log.token_id, quota=log.quota)
         if turn is Turn.USED_AND_TOLD:
             self._tell(CONSUME, log.request_id, log.model_dump(exclude_defaults=True))
@@ -125,14 +127,14 @@ class Traffic:
         if turn is Turn.GIVEN_BACK and log.quota:
             await self._refund_request(log)
 
-    async def _reserve(self, request_id: str, shot: Shot, ttl_seconds: int) -> Reservation | None:
-        price = self.price(shot.group, shot.model)
-        quota = price.estimate(shot.prompt_tokens, max(shot.max_tokens, shot.completion_tokens))
+    async def _reserve(self, request_id: str, request: PlannedRequest, ttl_seconds: int) -> Reservation | None:
+        price = self.price(request.group, request.model)
+        quota = price.estimate(request.prompt_tokens, max(request.max_tokens, request.completion_tokens))
         write = self.journal.write
-        write(Step.RESERVE, request_id, user=shot.user_id, token=shot.token_id, quota=quota)
+        write(Step.RESERVE, request_id, user=request.user_id, token=request.token_id, quota=quota)
         try:
             reservation = await self._patiently(
-                lambda: self.way.reserve(quota, shot.user_id, shot.token_id, price, request_id, ttl_seconds)
+                lambda: self.way.reserve(quota, request.user_id, request.token_id, price, request_id, ttl_seconds)
             )
         except ReservationClosed as exc:  # it was made, its answer got lost, and it has expired since
             write(Step.CLOSED, request_id, word=str(exc.reason))
@@ -224,24 +226,24 @@ class Traffic:
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds * self.pauses)
 
-    def _turn(self, shot: Shot) -> Turn:
+    def _turn(self, request: PlannedRequest) -> Turn:
         turn = self.dice.choices(list(self.turns), list(self.turns.values()))[0]
         # A short hold that is renewed too late is charged late, which may overspend: only where there is plenty.
-        scarce = shot.user_id in self.poor_users or shot.token_id in self.tight_tokens
+        scarce = request.user_id in self.poor_users or request.token_id in self.tight_tokens
         return Turn.USED if turn is Turn.RENEWED and scarce else turn
 
     def _upstream_seconds(self) -> float:
         return self.dice.uniform(2.0, 5.0) if self.dice.random() < 0.03 else self.dice.expovariate(1 / 0.15)
 
 
-def usage_of(reservation: Reservation, shot: Shot) -> ConsumeLog:
+def usage_of(reservation: Reservation, request: PlannedRequest) -> ConsumeLog:
     """What the upstream says was used; never more than is held."""
     price = reservation.price
     assert price is not None
     return reservation.log(
-        channel_id=shot.channel_id,
-        prompt_tokens=shot.prompt_tokens,
-        completion_tokens=shot.completion_tokens,
-        quota=min(reservation.held_quota, price.quota(shot.prompt_tokens, shot.completion_tokens)),
-        is_stream=shot.is_stream,
+        channel_id=request.channel_id,
+        prompt_tokens=request.prompt_tokens,
+        completion_tokens=request.completion_tokens,
+        quota=min(reservation.held_quota, price.quota(request.prompt_tokens, request.completion_tokens)),
+        is_stream=request.is_stream,
     )

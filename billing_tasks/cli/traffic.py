@@ -16,7 +16,7 @@ from rich.text import Text
 from billing_tasks.cli.show import console, err, facts, shown, table, usd
 from billing_tasks.lab.replay.options import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT
 from billing_tasks.lab.replay.report import ReplayReport
-from billing_tasks.lab.replay.settled import Standing
+from billing_tasks.lab.replay.settled import Pending
 
 TRAFFIC = "Traffic"
 
@@ -126,12 +126,12 @@ class Traffic:
         elif self._time_to_tell():
             err.print(f"  {done:,} of {of:,} sent, {rate:,.0f}/s", soft_wrap=True)
 
-    def waiting(self, standing: Standing) -> None:
+    def waiting(self, pending: Pending) -> None:
         """What is still on its way."""
         if self._task is not None:
-            self._progress.update(self._task, note=str(standing))
+            self._progress.update(self._task, note=str(pending))
         elif self._time_to_tell():
-            err.print(f"  {standing}", soft_wrap=True)
+            err.print(f"  {pending}", soft_wrap=True)
 
     def _time_to_tell(self) -> bool:
         if time.monotonic() - self._told < TELL_EVERY_SECONDS:
@@ -160,7 +160,11 @@ def show_replay(report: ReplayReport) -> None:
 def _outcomes(report: ReplayReport) -> RenderableType:
     rows: list[tuple[object, ...]] = [
         ("consumed", report.consumed, f"{report.quota_charged:,} quota = {usd(report.quota_charged)} charged"),
-        ("refused", report.refused_in_all, ", ".join(f"{count:,} {why}" for why, count in report.refused.items())),
+        (
+            "refused",
+            report.refused_in_all,
+            ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items()),
+        ),
         ("refunded", report.refunded, "the upstream failed, the hold was given back"),
         ("expired", report.expired, "the gateway died, the hold ran out"),
     ]

@@ -27,7 +27,7 @@ from billing_tasks.lab.trace import TraceRow
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 
-#: People watch a demo: holds that are due are released at once, not within the usual five seconds.
+#: An operator watches a demo: holds that are due are released at once, not within the usual five seconds.
 BEAT = {"BILLING_EXPIRE_EVERY_SECONDS": "1", "BILLING_RING_EVERY_SECONDS": "2"}
 
 
@@ -56,7 +56,7 @@ class DemoReport:
 
 
 def demo_parts(state_dir: Path, *, workers: int, flower_port: int | None, with_flower: bool) -> Sequence[Part]:
-    """Worker, beat and Flower, with a beat that does not let people wait."""
+    """Worker, beat and Flower, with a beat that does not let the operator wait."""
     parts = celery_parts(state_dir, concurrency=workers, flower_port=flower_port, with_flower=with_flower)
     return [replace(part, environ={**BEAT, **part.environ}) for part in parts]
 

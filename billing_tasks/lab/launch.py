@@ -52,7 +52,7 @@ def forget_inherited_signals() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Change user, tie our life to the parent's, then run the program in our place."""
+    """Change user, ask to die with the parent, then run the program in our place."""
     parent_pid, death_signal, uid, gid, *command = arguments
     try:
         become_user(uid, gid)

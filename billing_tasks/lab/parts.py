@@ -2,8 +2,8 @@
 
 `stack.py` runs any list of parts; `celery_parts` is the list that
 `billing-tasks up` runs. Flower asks for a password, which is kept in the state
-folder and handed over in the environment: whoever can start tasks can move
-money, and everybody can read a process list.
+folder and handed over in the environment: a program that can start tasks can move
+money, and every user can read a process list.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def celery_parts(
             *(*celery, "worker", "-c", str(concurrency), "-n", "worker1@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle"),  # there is no other worker to talk to
         ),
-        ready=worker_ready or says(" ready."),
+        ready=worker_ready or log_has(" ready."),
         stop_steps=WORKER_STOP_STEPS,
     )
     schedule = str(state_dir / "beat-schedule")
     beat = Part(
         name="beat",
         argv=(*celery, "beat", "--schedule", schedule, "--pidfile", "", "--loglevel", "INFO"),
-        ready=says("beat: Starting"),
+        ready=log_has("beat: Starting"),
     )
     return [worker, beat, flower_part(state_dir, celery, port=flower_port)] if with_flower else [worker, beat]
 
@@ -118,7 +118,7 @@ def flower_part(state_dir: Path, celery: tuple[str, ...], *, port: int | None) -
     )
 
 
-def says(text: str) -> Probe:
+def log_has(text: str) -> Probe:
     """Ready when the part's log has this text."""
     return lambda process: text in process.written()
 
@@ -138,7 +138,7 @@ def http_answers(port: int, path: str) -> Probe:
 
 
 def choose_port(wanted: int, *, instead: bool) -> int:
-    """The port if nobody has it; else any free one (`instead`), or PortTaken."""
+    """The port if it is free; else another one (`instead`), or PortTaken."""
     try:
         return bound_port(wanted)
     except OSError as exc:
@@ -159,7 +159,7 @@ def bound_port(port: int) -> int:
 
 
 def kept_password(path: Path) -> str:
-    """The password from the last start, or a new one; nobody else can read the file."""
+    """The password from the last start, or a new one; only its owner can read the file."""
     try:
         kept = path.read_text().strip()
     except FileNotFoundError:

@@ -5,7 +5,7 @@
         ├── BinaryMissing      the wheel or the program is not there, or too old
         ├── FolderUnusable     a folder can't be made, written or trusted
         ├── AlreadyRunning     another process works in this state folder
-        ├── PortTaken          somebody listens on the port that was asked for
+        ├── PortTaken          another program has the port that was asked for
         ├── StartFailed        a process ended, or did not answer, while starting
         └── PartDied           a process ended by itself while it should have run
 
@@ -32,7 +32,7 @@ class BinaryMissing(LabError):
 
 
 class FolderUnusable(LabError):
-    """A folder can't be made, can't be written, or belongs to somebody else."""
+    """A folder can't be made, can't be written, or belongs to another user."""
 
     code = "lab_folder_unusable"
     what_to_do = "Name another folder, or start as the user who owns it."
@@ -46,7 +46,7 @@ class AlreadyRunning(LabError):
 
 
 class PortTaken(LabError):
-    """Somebody listens on the port that was asked for."""
+    """Another program listens on the port that was asked for."""
 
     code = "lab_port_taken"
     what_to_do = "Name another port, or leave it out and a free one is taken."

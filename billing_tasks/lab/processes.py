@@ -125,12 +125,12 @@ class Supervised(ABC):
                 self._check_start(late=time.monotonic() > deadline)
                 time.sleep(POLL_SECONDS)
             self.when_ready()
-        except BaseException:  # Ctrl-C as well: whoever asked for the start must not have to clean up
+        except BaseException:  # Ctrl-C as well: the caller must not have to clean up
             self.stop(at_most_seconds=5)
             raise
 
     def stop(self, *, impatience: Callable[[], int] = lambda: 0, at_most_seconds: float = math.inf) -> None:
-        """End it, gently first. `impatience` counts how often somebody asked to hurry: each skips one wait."""
+        """End it, gently first. `impatience` counts how often Ctrl-C was pressed meanwhile: each skips one wait."""
         if self._process is None or self._program is None:
             return
         for waits, (number, seconds) in enumerate(self._program.stop_steps):

@@ -192,7 +192,7 @@ class Stack:
         self._progress(f"{sentence} ({time.monotonic() - began:.1f} s)")
 
     def _take_signals(self) -> None:
-        """Ours while we run; whoever had them before gets them back when everything is stopped."""
+        """Ours while we run; the handlers from before are put back when everything is stopped."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in STOP_SIGNALS:

@@ -5,7 +5,7 @@ The format is that of the Azure LLM inference traces:
     TIMESTAMP,ContextTokens,GeneratedTokens
     2023-11-16 18:15:46.6805900,374,44
 
-A trace is read whole and checked whole before anybody sends a request.
+A trace is read whole and checked whole before a request is sent.
 `generate` makes one of the same shape where no file is at hand.
 """
 

@@ -26,7 +26,7 @@ from billing_tasks.admin.accounts import Accounts
 from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
 from billing_tasks.flows.settlement import settle
 from billing_tasks.holds.replies import parse_entry
-from billing_tasks.lab.parts import Part, PartProcess, says
+from billing_tasks.lab.parts import Part, PartProcess, log_has
 from billing_tasks.lab.servers import Servers
 from billing_tasks.lab.servers.folders import StateFolder
 from billing_tasks.runtime import Runtime
@@ -104,7 +104,7 @@ MAIN_AND_CHILD = (
 def mortal(tmp_path: Path) -> Iterator[Mortal]:
     """A process with a child of its own, up."""
     with StateFolder(tmp_path / "state") as state:
-        part = Part(name="victim", argv=(sys.executable, "-c", MAIN_AND_CHILD), ready=says("here"))
+        part = Part(name="victim", argv=(sys.executable, "-c", MAIN_AND_CHILD), ready=log_has("here"))
         made = Mortal(PartProcess(part, state, {}))
         made.start()
         yield made
@@ -222,7 +222,7 @@ async def send(world: World, *, requests: int) -> None:
             cashier = Cashier(Accounts(world.runtime), world.people, journal, dice)
             stop = asyncio.Event()
             paying = asyncio.create_task(cashier.work(stop))
-            await asyncio.gather(*(traffic.request(shot) for shot in world.people.shots()[:requests]))
+            await asyncio.gather(*(traffic.run(request) for request in world.people.requests()[:requests]))
             stop.set()
             await paying
     journal.close()

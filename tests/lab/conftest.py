@@ -108,7 +108,7 @@ def family() -> Callable[[int], list[int]]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; a zombie that nobody has waited for does not."""
+    """Whether it runs; a zombie that its parent has not waited for does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):

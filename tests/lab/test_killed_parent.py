@@ -1,4 +1,4 @@
-"""SIGKILL for whoever started the servers: no orphan, no lost data, and the next start works. Also as other users."""
+"""SIGKILL for the servers' parent: no orphan, no lost data, the next start works. Also as other users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from billing_tasks.lab.parts import Part, says
+from billing_tasks.lab.parts import Part, log_has
 from billing_tasks.lab.problems import FolderUnusable
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.lab.servers.as_nobody import server_account
@@ -29,11 +29,12 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL a
 WRITE_AND_WAIT = """
 import json, signal, sys
 import psycopg, redis
-from billing_tasks.lab.parts import Part, says
+from billing_tasks.lab.parts import Part, log_has
 from billing_tasks.lab.stack import Stack
 
 sleeper = "import signal; print('awake', flush=True); signal.pause()"
-with Stack(sys.argv[1], parts=lambda _: [Part("part", (sys.executable, "-c", sleeper), ready=says("awake"))]) as stack:
+part = Part("part", (sys.executable, "-c", sleeper), ready=log_has("awake"))
+with Stack(sys.argv[1], parts=lambda _: [part]) as stack:
     with psycopg.connect(stack.servers.database_url) as connection:
         connection.execute("create table kept as select 42 as answer")
     with redis.Redis.from_url(stack.servers.redis_url) as client:
@@ -211,7 +212,7 @@ def test_threads_in_the_parent_do_not_disturb_its_children(state_dir: Path) -> N
     thread = threading.Thread(target=done.wait)
     thread.start()
     sleeper = "import signal; print('awake', flush=True); signal.pause()"
-    part = Part("part", (sys.executable, "-c", sleeper), ready=says("awake"))
+    part = Part("part", (sys.executable, "-c", sleeper), ready=log_has("awake"))
     with Stack(state_dir, parts=lambda _: [part], fast=True) as stack:
         done.set()
         thread.join()

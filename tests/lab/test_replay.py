@@ -23,14 +23,14 @@ from billing_tasks.cli.show import usd
 from billing_tasks.flows.audit import verify
 from billing_tasks.flows.settlement import settle
 from billing_tasks.lab.demo import demo_parts, run_demo, settings_of
-from billing_tasks.lab.replay.accounts import Ids, make_cast, next_free_id
+from billing_tasks.lab.replay.accounts import Ids, next_free_id, plan_accounts
 from billing_tasks.lab.replay.endings import Outcome, differences, endings_of
 from billing_tasks.lab.replay.options import Options, parse_mix
 from billing_tasks.lab.replay.plan import Fate, asked_for, make_plan
 from billing_tasks.lab.replay.problems import BadMix, NotSettled, ReplayError
 from billing_tasks.lab.replay.report import EXPORT_COLUMNS
-from billing_tasks.lab.replay.requests import Shot, Tally, Told, make_shots, put_together, share_out
-from billing_tasks.lab.replay.run import Nobody, replay
+from billing_tasks.lab.replay.requests import PlannedRequest, Tally, Told, make_requests, put_together, share_out
+from billing_tasks.lab.replay.run import NoAudience, replay
 from billing_tasks.lab.servers.embedded import embedded_servers
 from billing_tasks.lab.stack import Stack
 from billing_tasks.lab.trace import generate
@@ -89,25 +89,25 @@ def test_a_client_asks_for_at_least_what_it_gets_unless_it_is_tight(generated: i
     assert asked_for(1000, tight=True) == 500
 
 
-def test_a_few_are_poor_and_everybody_else_can_pay_for_all_requests() -> None:
+def test_a_few_are_poor_and_all_others_can_pay_for_all_requests() -> None:
     plan = make_plan(TRACE, OPTIONS)
-    cast = make_cast(plan, OPTIONS, price_of)
+    planned = plan_accounts(plan, OPTIONS, price_of)
     needs: Counter[int] = Counter()
     for request in plan.requests:
         price = price_of(plan.groups[request.user], plan.models[request.model])
         needs[request.user] += price.estimate(request.prompt_tokens, request.max_tokens)
-    poor = [user for user, need in needs.items() if cast.users[user].quota < need]
+    poor = [user for user, need in needs.items() if planned.users[user].quota < need]
 
     assert len(poor) == 1  # of twelve
-    assert {type(quota) for quota in [u.quota for u in cast.users] + [t.quota for t in cast.tokens]} == {int}
-    assert cast == make_cast(plan, OPTIONS, price_of)
+    assert {type(quota) for quota in [u.quota for u in planned.users] + [t.quota for t in planned.tokens]} == {int}
+    assert planned == plan_accounts(plan, OPTIONS, price_of)
 
 
 def test_some_tokens_are_limited_and_some_are_not() -> None:
-    cast = make_cast(make_plan(TRACE, OPTIONS), OPTIONS, price_of)
+    planned = plan_accounts(make_plan(TRACE, OPTIONS), OPTIONS, price_of)
 
-    assert {token.unlimited for token in cast.tokens} == {True, False}
-    assert len({token.user for token in cast.tokens}) == 12 < len(cast.tokens)
+    assert {token.unlimited for token in planned.tokens} == {True, False}
+    assert len({token.user for token in planned.tokens}) == 12 < len(planned.tokens)
 
 
 def test_a_mix_is_names_and_weights() -> None:
@@ -143,20 +143,20 @@ def test_the_next_free_id_is_above_all_in_use(taken: list[int]) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_shares_come_together_in_the_trace_s_order(processes: int) -> None:
-    shots = make_shots(make_plan(TRACE, OPTIONS), Ids(1, 1, 1))
+    requests = make_requests(make_plan(TRACE, OPTIONS), Ids(1, 1, 1))
     tallies = []
-    for hand in share_out(shots, processes):
-        tally = Tally.of_size(len(hand))
-        for place, shot in enumerate(hand):
-            tally.quota[place] = shot.row
-            tally.request_ids[place] = str(shot.row)
-            if shot.row % 5 == 0:
-                tally.because(place, Told.REFUSED, f"reason {shot.row % 10}")
+    for share in share_out(requests, processes):
+        tally = Tally.of_size(len(share))
+        for index, request in enumerate(share):
+            tally.quota[index] = request.row
+            tally.request_ids[index] = str(request.row)
+            if request.row % 5 == 0:
+                tally.because(index, Told.REFUSED, f"reason {request.row % 10}")
             else:
-                tally.told[place] = Told.CONSUMED
+                tally.told[index] = Told.CONSUMED
         tallies.append(tally)
 
-    whole = put_together(tallies, len(shots))
+    whole = put_together(tallies, len(requests))
 
     assert list(whole.quota) == list(range(200))
     assert whole.request_ids == [str(row) for row in range(200)]
@@ -168,25 +168,25 @@ def test_shares_come_together_in_the_trace_s_order(processes: int) -> None:
 # -- what the ledger says ---------------------------------------------------------------------------------
 
 
-def entry(shot: Shot, kind: str, **changes: Any) -> EntryRow:
+def entry(request: PlannedRequest, kind: str, **changes: Any) -> EntryRow:
     """An entry as the ledger would have it."""
     blank: dict[str, Any] = {field.name: 0 for field in fields(EntryRow)}
-    blank |= {"kind": kind, "user_id": shot.user_id, "token_id": shot.token_id, "channel_id": shot.channel_id}
-    blank |= {"prompt_tokens": shot.prompt_tokens, "completion_tokens": shot.completion_tokens}
-    blank |= {"model_name": shot.model, "created_at": datetime(2026, 1, 1, tzinfo=UTC), **changes}
+    blank |= {"kind": kind, "user_id": request.user_id, "token_id": request.token_id, "channel_id": request.channel_id}
+    blank |= {"prompt_tokens": request.prompt_tokens, "completion_tokens": request.completion_tokens}
+    blank |= {"model_name": request.model, "created_at": datetime(2026, 1, 1, tzinfo=UTC), **changes}
     return EntryRow(**blank)
 
 
-def told(shot: Shot, what: Told, quota: int = 0) -> Tally:
+def told(request: PlannedRequest, what: Told, quota: int = 0) -> Tally:
     tally = Tally.of_size(1)
     tally.told[0], tally.quota[0], tally.request_ids[0] = what, quota, "id"
     return tally
 
 
-SHOT = make_shots(make_plan(TRACE, OPTIONS), Ids(1, 1, 1))[0]
-USED = entry(SHOT, "consume", quota=70)
-RELEASED = entry(SHOT, "release", expired=False)
-EXPIRED = entry(SHOT, "release", expired=True)
+REQUEST = make_requests(make_plan(TRACE, OPTIONS), Ids(1, 1, 1))[0]
+USED = entry(REQUEST, "consume", quota=70)
+RELEASED = entry(REQUEST, "release", expired=False)
+EXPIRED = entry(REQUEST, "release", expired=True)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ EXPIRED = entry(SHOT, "release", expired=True)
     ],
 )
 def test_a_request_that_ended_as_told_is_no_finding(what: Told, entries: list[EntryRow], outcome: Outcome) -> None:
-    tally = told(SHOT, what, 70 if what is Told.CONSUMED else 0)
+    tally = told(REQUEST, what, 70 if what is Told.CONSUMED else 0)
 
-    assert endings_of([SHOT], tally, {"id": entries})[0].outcome is outcome
-    assert list(differences([SHOT], tally, {"id": entries})) == []
+    assert endings_of([REQUEST], tally, {"id": entries})[0].outcome is outcome
+    assert list(differences([REQUEST], tally, {"id": entries})) == []
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_request_that_ended_as_told_is_no_finding(what: Told, entries: list[En
     ],
 )
 def test_whatever_differs_from_what_was_told_is_a_finding(what: Told, entries: list[EntryRow], wrong: str) -> None:
-    findings = list(differences([SHOT], told(SHOT, what, 70), {"id": entries}))
+    findings = list(differences([REQUEST], told(REQUEST, what, 70), {"id": entries}))
 
     assert len(findings) == 1
     assert wrong in findings[0]
@@ -307,7 +307,7 @@ def test_a_replay_can_be_run_again_with_more_processes_and_asks_the_same(setting
 def test_a_demo_checks_the_guarantees_and_finds_a_request_in_flower(stack: Stack, settings: Settings) -> None:
     options = replace(OPTIONS, speed=100.0, fail_rate=0.0, abandon_rate=0.0)
 
-    report = run_demo(stack, TRACE[:60], options, audience=Nobody())
+    report = run_demo(stack, TRACE[:60], options, audience=NoAudience())
 
     assert report.ok
     assert report.replay.seconds >= (TRACE[59].at_us - TRACE[0].at_us) / 1e6 / 100  # no faster than the trace allows

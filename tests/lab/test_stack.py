@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from billing_tasks.lab.parts import FLOWER_PORT, Part, celery_parts, says
+from billing_tasks.lab.parts import FLOWER_PORT, Part, celery_parts, log_has
 from billing_tasks.lab.problems import AlreadyRunning, PartDied, PortTaken, StartFailed
 from billing_tasks.lab.servers import StateFolder
 from billing_tasks.lab.stack import Stack
@@ -36,12 +36,12 @@ child.wait()
 # What `billing-tasks up` does, in a process of its own: argv is the state folder and the part's program.
 UP = """
 import json, signal, sys
-from billing_tasks.lab.parts import Part, says
+from billing_tasks.lab.parts import Part, log_has
 from billing_tasks.lab.stack import Stack
 
 def parts(state_dir):
     steps = ((signal.SIGTERM, 60.0),)
-    return [Part("part", (sys.executable, "-c", sys.argv[2]), ready=says("awake"), stop_steps=steps)]
+    return [Part("part", (sys.executable, "-c", sys.argv[2]), ready=log_has("awake"), stop_steps=steps)]
 
 stack = Stack(sys.argv[1], parts=parts, fast=True, progress=print)
 stack.run(lambda description: print(json.dumps(description.as_dict()), flush=True))
@@ -55,7 +55,7 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python_part(name: str, code: str, **others: Any) -> Part:
-    return Part(name, (sys.executable, "-c", code), **{"ready": says("awake"), **others})
+    return Part(name, (sys.executable, "-c", code), **{"ready": log_has("awake"), **others})
 
 
 def running_pids(stack: Stack) -> list[int]:
@@ -125,19 +125,19 @@ def test_a_part_that_ends_while_starting_is_reported_with_its_exit_code(state_di
     parts = [python_part("sound", SLEEPER), python_part("broken", "raise SystemExit('no luck today')")]
     with pytest.raises(StartFailed, match=r"(?s)broken did not start.*exit code 1.*no luck today"):
         Stack(state_dir, parts=lambda _: parts, fast=True).start()
-    with StateFolder(state_dir) as state:  # the lock is free, and nobody is left
+    with StateFolder(state_dir) as state:  # the lock is free, and no process is left
         assert not list(state.folder("run").glob("*.pid"))
 
 
 def test_a_part_that_never_answers_is_stopped(state_dir: Path) -> None:
-    mute = python_part("mute", SLEEPER, ready=says("something else"), ready_seconds=0.5)
+    mute = python_part("mute", SLEEPER, ready=log_has("something else"), ready_seconds=0.5)
     with pytest.raises(StartFailed, match=r"(?s)mute does not answer in time.*awake"):
         Stack(state_dir, parts=lambda _: [mute], fast=True).start()
 
 
 def test_a_program_that_is_not_there_is_reported(state_dir: Path) -> None:
     with pytest.raises(StartFailed, match=r"(?s)exit code 127.*/nowhere/program could not be started"):
-        Stack(state_dir, parts=lambda _: [Part("lost", ("/nowhere/program",), ready=says("x"))], fast=True).start()
+        Stack(state_dir, parts=lambda _: [Part("lost", ("/nowhere/program",), ready=log_has("x"))], fast=True).start()
 
 
 def test_a_migration_that_fails_stops_the_servers(state_dir: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_second_interrupt_does_not_wait_for_a_stubborn_part(
 def test_an_interrupt_while_starting_leaves_nothing_running(
     state_dir: Path, spawn_parent: Any, family: Callable[[int], list[int]], all_gone: AllGone
 ) -> None:
-    parent = spawn_parent(UP, state_dir, "import signal; signal.pause()")  # never says that it is awake
+    parent = spawn_parent(UP, state_dir, "import signal; signal.pause()")  # never writes that it is awake
     read_until(parent, "migrated")
     pids = family(parent.pid)
     parent.send_signal(signal.SIGINT)
@@ -225,7 +225,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_told_before_anything_starts(t
 def test_flowers_usual_port_is_replaced_if_it_is_taken(tmp_path: Path) -> None:
     try:
         listener = socket.create_server(("127.0.0.1", FLOWER_PORT))
-    except OSError:  # somebody has it already, which is what we want
+    except OSError:  # another program has it already, which is what we want
         listener = socket.socket()
     with listener:
         flower = celery_parts(tmp_path)[-1]

@@ -1,4 +1,4 @@
-"""Cast: the users, tokens and channels of a plan, and what each may spend.
+"""Accounts: the users, tokens and channels of a plan, and what each may spend.
 
 Most have more than their requests could ever hold. A few users and a few
 tokens are poor, so that some requests are refused; which ones follows from the
@@ -38,7 +38,7 @@ class HasId(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UserRole:
+class PlannedUser:
     """A user to be made."""
 
     group: str
@@ -46,7 +46,7 @@ class UserRole:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRole:
+class PlannedToken:
     """A token to be made."""
 
     user: int
@@ -56,11 +56,11 @@ class TokenRole:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """Everybody in a plan, by number."""
+class PlannedAccounts:
+    """All accounts of a plan, by number."""
 
-    users: tuple[UserRole, ...]
-    tokens: tuple[TokenRole, ...]
+    users: tuple[PlannedUser, ...]
+    tokens: tuple[PlannedToken, ...]
     channels: tuple[str, ...]
 
 
@@ -73,8 +73,8 @@ class Ids:
     channel: int
 
 
-def make_cast(plan: Plan, options: Options, price_of: PriceOf) -> Cast:
-    """Who is who, and how rich. `price_of(group, model)` as the traffic will be priced."""
+def plan_accounts(plan: Plan, options: Options, price_of: PriceOf) -> PlannedAccounts:
+    """Which accounts a plan needs, and how rich each is. `price_of(group, model)` as the traffic will be priced."""
     user_needs, token_needs = _needs(plan, price_of)
     dice = random.Random(f"quota:{options.seed}")
     poor_users = _some(dice, [user for user, need in user_needs.items() if need], POOR_USERS, len(plan.groups))
@@ -87,20 +87,20 @@ def make_cast(plan: Plan, options: Options, price_of: PriceOf) -> Cast:
     ]
     poor_tokens = _some(dice, limited, POOR_TOKENS, len(limited))
     users = tuple(
-        UserRole(group, user_needs[user] // 3 if user in poor_users else _plenty(user_needs[user]))
+        PlannedUser(group, user_needs[user] // 3 if user in poor_users else _plenty(user_needs[user]))
         for user, group in enumerate(plan.groups)
     )
     tokens = tuple(
-        TokenRole(
+        PlannedToken(
             user=user,
-            name=f"key-{place + 1}",
+            name=f"key-{index + 1}",
             quota=_token_quota(token_needs[token], poor=token in poor_tokens, unlimited=token in unlimited),
             unlimited=token in unlimited,
         )
         for user, owned in enumerate(plan.tokens)
-        for place, token in enumerate(owned)
+        for index, token in enumerate(owned)
     )
-    return Cast(users, tokens, tuple(_channel_names(plan.models)))
+    return PlannedAccounts(users, tokens, tuple(_channel_names(plan.models)))
 
 
 def _needs(plan: Plan, price_of: PriceOf) -> tuple[dict[int, int], dict[int, int]]:
@@ -114,7 +114,7 @@ def _needs(plan: Plan, price_of: PriceOf) -> tuple[dict[int, int], dict[int, int
     tokens: dict[int, int] = defaultdict(int)
     for request in plan.requests:
         price = prices[plan.groups[request.user], request.model]
-        # Usage above a hold counts too: who is meant to be rich must be.
+        # Usage above a hold counts too: a user who is meant to be rich must be.
         most = max(request.max_tokens, request.completion_tokens)
         held = price.estimate(request.prompt_tokens, most)
         users[request.user] += held
@@ -122,11 +122,11 @@ def _needs(plan: Plan, price_of: PriceOf) -> tuple[dict[int, int], dict[int, int
     return users, tokens
 
 
-def _some(dice: random.Random, whom: Sequence[int], one_in: int, of: int) -> frozenset[int]:
-    """One in `one_in`, at least one if there are two; `whom` in any order gives the same."""
-    if len(whom) < 2:
+def _some(dice: random.Random, numbers: Sequence[int], one_in: int, of: int) -> frozenset[int]:
+    """One in `one_in`, at least one if there are two; `numbers` in any order gives the same."""
+    if len(numbers) < 2:
         return frozenset()
-    return frozenset(dice.sample(sorted(whom), min(len(whom) - 1, max(1, of // one_in))))
+    return frozenset(dice.sample(sorted(numbers), min(len(numbers) - 1, max(1, of // one_in))))
 
 
 def _plenty(need: int) -> int:
@@ -140,14 +140,14 @@ def _token_quota(need: int, *, poor: bool, unlimited: bool) -> int:
 
 
 def _channel_names(models: Sequence[str]) -> list[str]:
-    return [f"{model} {chr(ord('A') + place)}" for model in models for place in range(CHANNELS_PER_MODEL)]
+    return [f"{model} {chr(ord('A') + index)}" for model in models for index in range(CHANNELS_PER_MODEL)]
 
 
 # -- in the database --------------------------------------------------------------------------------------
 
 
-def enrol(cast: Cast, *, accounts: Accounts, connections: int) -> Ids:
-    """Make all accounts, several at a time, under ids that nobody has. Raises IdempotencyConflict if raced."""
+def create_accounts(planned: PlannedAccounts, *, accounts: Accounts, connections: int) -> Ids:
+    """Make all accounts, several at a time, under ids that no account has. Raises IdempotencyConflict if raced."""
     ids = Ids(
         user=next_free_id(lambda after_id: accounts.users(after_id=after_id, limit=1)),
         token=next_free_id(lambda after_id: accounts.tokens(after_id=after_id, limit=1)),
@@ -155,26 +155,26 @@ def enrol(cast: Cast, *, accounts: Accounts, connections: int) -> Ids:
     )
 
     def make_user(number: int) -> None:
-        role = cast.users[number]
-        accounts.create_user(ids.user + number, quota=role.quota, group=role.group)
+        user = planned.users[number]
+        accounts.create_user(ids.user + number, quota=user.quota, group=user.group)
 
     def make_token(number: int) -> None:
-        role = cast.tokens[number]
+        token = planned.tokens[number]
         accounts.create_token(
-            ids.user + role.user,
+            ids.user + token.user,
             ids.token + number,
-            name=role.name,
-            quota=role.quota,
-            unlimited=role.unlimited,
+            name=token.name,
+            quota=token.quota,
+            unlimited=token.unlimited,
         )
 
     def make_channel(number: int) -> None:
-        accounts.create_channel(ids.channel + number, name=cast.channels[number])
+        accounts.create_channel(ids.channel + number, name=planned.channels[number])
 
     with ThreadPoolExecutor(connections) as pool:
-        list(pool.map(make_channel, range(len(cast.channels))))
-        list(pool.map(make_user, range(len(cast.users))))  # before their tokens
-        list(pool.map(make_token, range(len(cast.tokens))))
+        list(pool.map(make_channel, range(len(planned.channels))))
+        list(pool.map(make_user, range(len(planned.users))))  # before their tokens
+        list(pool.map(make_token, range(len(planned.tokens))))
     return ids
 
 

@@ -1,4 +1,4 @@
-"""Plan: who asks for what, through which channel, and how it ends.
+"""Plan: which user asks for what, through which channel, and how it ends.
 
 All of it follows from the trace, the seed and the rates. How many processes
 run it, and how fast, changes nothing here; that is what makes two replays comparable.
@@ -38,8 +38,8 @@ class Fate(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """One request. Users, tokens, models and channels are numbers from 0; the cast gives them ids."""
+class PlanRow:
+    """One request. Users, tokens, models and channels are numbers from 0; the database gives them ids."""
 
     row: int  # of the trace
     at_us: int
@@ -56,17 +56,17 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All requests, and the people who make them."""
+    """All requests, and the users who make them."""
 
     models: tuple[str, ...]
     groups: tuple[str, ...]  # per user
     tokens: tuple[tuple[int, ...], ...]  # per user: the numbers of the user's tokens
-    requests: tuple[Planned, ...]
+    requests: tuple[PlanRow, ...]
 
 
 def make_plan(trace: Sequence[TraceRow], options: Options) -> Plan:
     """The plan of a trace: same trace, seed, users, mix and rates, same plan."""
-    dice = random.Random(f"people:{options.seed}")
+    dice = random.Random(f"people:{options.seed}")  # the word is part of the seed: with another, other plans
     tokens: list[tuple[int, ...]] = []
     first = 0
     for _ in range(options.users):
@@ -82,10 +82,10 @@ def make_plan(trace: Sequence[TraceRow], options: Options) -> Plan:
     )
 
 
-def _requests(trace: Sequence[TraceRow], tokens: Sequence[tuple[int, ...]], options: Options) -> list[Planned]:
+def _requests(trace: Sequence[TraceRow], tokens: Sequence[tuple[int, ...]], options: Options) -> list[PlanRow]:
     dice = random.Random(f"traffic:{options.seed}")
     # A few users make most of the traffic, as everywhere.
-    busy = list(accumulate(1 / (place + 1) ** 0.7 for place in range(options.users)))
+    busy = list(accumulate(1 / (index + 1) ** 0.7 for index in range(options.users)))
     mix = list(accumulate(weight for _, weight in options.models))
     planned = []
     for row, line in enumerate(trace):
@@ -97,7 +97,7 @@ def _requests(trace: Sequence[TraceRow], tokens: Sequence[tuple[int, ...]], opti
         fate = _fate(dice.random(), options)
         tight = dice.random() < TIGHT_RATE
         planned.append(
-            Planned(
+            PlanRow(
                 row=row,
                 at_us=max(0, line.at_us - trace[0].at_us),
                 user=user,

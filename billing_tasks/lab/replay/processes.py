@@ -18,34 +18,36 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from billing_tasks.lab.replay.gateway_process import Pace, Tick, run_shots
+from billing_tasks.lab.replay.gateway_process import Pace, Tick, run_requests
 from billing_tasks.lab.replay.problems import ProcessDied
-from billing_tasks.lab.replay.requests import Shot, Tally, put_together, share_out
+from billing_tasks.lab.replay.requests import PlannedRequest, Tally, put_together, share_out
 from billing_tasks.settings import Settings
 
 
-def run_traffic(shots: Sequence[Shot], *, processes: int, settings: Settings, pace: Pace, tick: Tick) -> Tally:
-    """All shots; the tally is in their order. `tick` hears how many are done. Raises ProcessDied."""
+def run_traffic(
+    requests: Sequence[PlannedRequest], *, processes: int, settings: Settings, pace: Pace, tick: Tick
+) -> Tally:
+    """All requests; the tally is in their order. `tick` hears how many are done. Raises ProcessDied."""
     if processes == 1:
         with _ctrl_c_for_asyncio():
-            return asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=tick))
-    hands = share_out(shots, processes)
+            return asyncio.run(run_requests(requests, settings=settings, pace=pace, tick=tick))
+    shares = share_out(requests, processes)
     with ExitStack() as cleanup:
         children = [_Child.start(number, settings, pace, cleanup) for number in range(processes)]
         # Over the pipe and not as an argument: all of them start before any has to read.
-        for child, hand in zip(children, hands, strict=True):
-            child.pipe.send(hand)
+        for child, share in zip(children, shares, strict=True):
+            child.pipe.send(share)
         for child in children:
             child.receive()  # ready
         for child in children:
             child.pipe.send("go")
         _listen(children, tick)
-        return put_together([child.ended for child in children], len(shots))
+        return put_together([child.ended for child in children], len(requests))
 
 
 @contextmanager
 def _ctrl_c_for_asyncio() -> Iterator[None]:
-    """asyncio cancels its tasks in good order on Ctrl-C, but only if nobody else has taken the signal."""
+    """asyncio cancels its tasks in good order on Ctrl-C, but only if the program has not taken the signal itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -113,15 +115,15 @@ def _listen(children: Sequence[_Child], tick: Tick) -> None:
 def _gateway(pipe: Connection[object, object], settings: Settings, pace: Pace) -> None:
     """What a child runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us all; the parent decides
-    shots = pipe.recv()
+    requests = pipe.recv()
     pipe.send("ready")
     pipe.recv()
-    assert isinstance(shots, list)  # noqa: S101
+    assert isinstance(requests, list)  # noqa: S101
 
     def tick(done: int) -> None:
         try:
             pipe.send(done)
         except OSError:
-            os._exit(1)  # the parent was killed; nobody would ever read what comes of this
+            os._exit(1)  # the parent was killed; it can't read what comes of this
 
-    pipe.send(asyncio.run(run_shots(shots, settings=settings, pace=pace, tick=tick)))
+    pipe.send(asyncio.run(run_requests(requests, settings=settings, pace=pace, tick=tick)))

@@ -12,7 +12,7 @@ from typing import Any
 from billing_tasks.lab.replay.endings import Ending, Outcome
 from billing_tasks.lab.replay.options import Options
 from billing_tasks.lab.replay.problems import ReplayError
-from billing_tasks.lab.replay.requests import Shot, Tally, Told
+from billing_tasks.lab.replay.requests import PlannedRequest, Tally, Told
 
 EXPORT_COLUMNS = (
     "request_id",
@@ -120,7 +120,7 @@ class ReplayReport:
 
 
 def make_report(
-    shots: Sequence[Shot],
+    requests: Sequence[PlannedRequest],
     tally: Tally,
     endings: Sequence[Ending],
     findings: list[str],
@@ -133,12 +133,12 @@ def make_report(
     """Count what the ledger says."""
     outcomes = Counter(ending.outcome for ending in endings)
     refused = Counter(
-        tally.reason_of(place) for place, ending in enumerate(endings) if ending.outcome is Outcome.REFUSED
+        tally.reason_of(index) for index, ending in enumerate(endings) if ending.outcome is Outcome.REFUSED
     )
     seconds = (tally.ended_ns - tally.began_ns) / 1e9
     return ReplayReport(
         options=options,
-        requests=len(shots),
+        requests=len(requests),
         consumed=outcomes[Outcome.CONSUMED],
         refused=dict(sorted(refused.items())),
         refunded=outcomes[Outcome.REFUNDED],
@@ -146,7 +146,7 @@ def make_report(
         late=sum(late for late, told in zip(tally.late, tally.told, strict=True) if told == Told.CONSUMED),
         quota_charged=sum(ending.quota for ending in endings),
         seconds=round(seconds, 3),
-        requests_per_second=round(len(shots) / max(seconds, 1e-9), 1),
+        requests_per_second=round(len(requests) / max(seconds, 1e-9), 1),
         reserve_ms=Latency.of(tally.reserve_ns),
         consume_ms=Latency.of(tally.consume_ns),
         behind_ms=Latency.of(tally.behind_ns),
@@ -168,20 +168,20 @@ def check_export(path: Path) -> None:
         raise ReplayError(f"{path} can't be written: {exc.strerror}. Nothing was sent.") from None
 
 
-def export(path: Path, shots: Sequence[Shot], tally: Tally, endings: Sequence[Ending]) -> None:
+def export(path: Path, requests: Sequence[PlannedRequest], tally: Tally, endings: Sequence[Ending]) -> None:
     """One line per row of the trace, in its order."""
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(EXPORT_COLUMNS)
-        for shot, request_id, ending in zip(shots, tally.request_ids, endings, strict=True):
+        for request, request_id, ending in zip(requests, tally.request_ids, endings, strict=True):
             lines.writerow(
                 (
                     request_id,
-                    shot.user_id,
-                    shot.token_id,
-                    shot.model,
-                    shot.prompt_tokens,
-                    shot.completion_tokens,
+                    request.user_id,
+                    request.token_id,
+                    request.model,
+                    request.prompt_tokens,
+                    request.completion_tokens,
                     ending.outcome.value,
                     ending.quota,
                 )

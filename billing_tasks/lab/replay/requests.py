@@ -1,4 +1,4 @@
-"""Shots: the planned requests with everything a gateway needs to make them, and what came of them."""
+"""Requests: the planned ones with everything a gateway needs to make them, and what came of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from billing_tasks.lab.replay.plan import Fate, Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One request, ready to be made."""
+class PlannedRequest:
+    """One request with the ids of its accounts, ready to be made."""
 
     row: int
     at_us: int
@@ -43,7 +43,7 @@ class Told(IntEnum):
 
 @dataclass(slots=True)
 class Tally:
-    """What came of a list of shots, place by place. Compact, because it travels between processes."""
+    """What came of a list of requests, each at its index. Compact, because it travels between processes."""
 
     told: array[int] = field(default_factory=lambda: array("B"))
     quota: array[int] = field(default_factory=lambda: array("q"))  # told: charged
@@ -59,63 +59,63 @@ class Tally:
 
     @classmethod
     def of_size(cls, size: int) -> Tally:
-        """All places still empty."""
+        """Nothing noted yet."""
         tally = cls(request_ids=[""] * size)
         for name in ("told", "quota", "reason", "reserve_ns", "consume_ns", "behind_ns", "late"):
-            places = getattr(tally, name)
-            places.extend(0 for _ in range(size))
+            values = getattr(tally, name)
+            values.extend(0 for _ in range(size))
         return tally
 
-    def because(self, place: int, told: Told, reason: str) -> None:
+    def because(self, index: int, told: Told, reason: str) -> None:
         """Note a refusal, or why there is no clear answer."""
-        self.told[place] = told
+        self.told[index] = told
         if reason not in self.reasons:
             self.reasons.append(reason)
-        self.reason[place] = self.reasons.index(reason)
+        self.reason[index] = self.reasons.index(reason)
 
-    def reason_of(self, place: int) -> str:
+    def reason_of(self, index: int) -> str:
         """Why it was refused or has no clear answer."""
-        return self.reasons[self.reason[place]]
+        return self.reasons[self.reason[index]]
 
 
-def make_shots(plan: Plan, ids: Ids) -> list[Shot]:
+def make_requests(plan: Plan, ids: Ids) -> list[PlannedRequest]:
     """The plan's requests, with ids from the database."""
     return [
-        Shot(
-            row=request.row,
-            at_us=request.at_us,
-            user_id=ids.user + request.user,
-            token_id=ids.token + request.token,
-            channel_id=ids.channel + request.channel,
-            group=plan.groups[request.user],
-            model=plan.models[request.model],
-            fate=request.fate,
-            prompt_tokens=request.prompt_tokens,
-            completion_tokens=request.completion_tokens,
-            max_tokens=request.max_tokens,
-            is_stream=request.is_stream,
+        PlannedRequest(
+            row=row.row,
+            at_us=row.at_us,
+            user_id=ids.user + row.user,
+            token_id=ids.token + row.token,
+            channel_id=ids.channel + row.channel,
+            group=plan.groups[row.user],
+            model=plan.models[row.model],
+            fate=row.fate,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+            max_tokens=row.max_tokens,
+            is_stream=row.is_stream,
         )
-        for request in plan.requests
+        for row in plan.requests
     ]
 
 
-def share_out(shots: Sequence[Shot], processes: int) -> list[Sequence[Shot]]:
-    """Deal the shots to the processes like cards, so that each has the trace's whole length."""
-    return [shots[first::processes] for first in range(processes)]
+def share_out(requests: Sequence[PlannedRequest], processes: int) -> list[Sequence[PlannedRequest]]:
+    """Deal the requests out to the processes in turns, so that each has the trace's whole length."""
+    return [requests[first::processes] for first in range(processes)]
 
 
 def put_together(tallies: Sequence[Tally], size: int) -> Tally:
-    """The tallies of `share_out`'s hands as one, in the trace's order."""
+    """The tallies of `share_out`'s shares as one, in the trace's order."""
     whole = Tally.of_size(size)
     step = len(tallies)
     for first, tally in enumerate(tallies):
         for name in ("told", "quota", "reserve_ns", "consume_ns", "behind_ns", "late"):
             getattr(whole, name)[first::step] = getattr(tally, name)
         whole.request_ids[first::step] = tally.request_ids
-        for place in range(len(tally.told)):
-            if tally.reason[place]:
-                told = Told(tally.told[place])
-                whole.because(first + place * step, told, tally.reason_of(place))
+        for index in range(len(tally.told)):
+            if tally.reason[index]:
+                told = Told(tally.told[index])
+                whole.because(first + index * step, told, tally.reason_of(index))
     whole.began_ns = min(tally.began_ns for tally in tallies)
     whole.ended_ns = max(tally.ended_ns for tally in tallies)
     return whole

@@ -1,6 +1,6 @@
 """Run: a replay from its trace to its report, in the order in which things happen.
 
-Killed on the way it leaves accounts that nobody uses, holds that expire and
+Killed on the way it leaves accounts that no other replay uses, holds that expire and
 events that are booked; the next replay takes accounts of its own.
 """
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Protocol
 
 from billing_tasks.admin.accounts import Accounts
-from billing_tasks.lab.replay.accounts import enrol, make_cast
+from billing_tasks.lab.replay.accounts import create_accounts, plan_accounts
 from billing_tasks.lab.replay.endings import differences, endings_of
 from billing_tasks.lab.replay.gateway_process import Pace
 from billing_tasks.lab.replay.options import Options
 from billing_tasks.lab.replay.plan import make_plan
 from billing_tasks.lab.replay.processes import run_traffic
 from billing_tasks.lab.replay.report import ReplayReport, check_export, export, make_report
-from billing_tasks.lab.replay.requests import make_shots
-from billing_tasks.lab.replay.settled import Standing, await_settled
+from billing_tasks.lab.replay.requests import make_requests
+from billing_tasks.lab.replay.settled import Pending, await_settled
 from billing_tasks.lab.trace import TraceRow
 from billing_tasks.pricing import RatioBook
 from billing_tasks.runtime import Runtime
@@ -28,7 +28,7 @@ from billing_tasks.settings import Settings
 
 
 class Audience(Protocol):
-    """Who follows a replay: a progress bar, plain lines, nobody."""
+    """What follows a replay: a progress bar, plain lines, or nothing."""
 
     def step(self, sentence: str) -> None:
         """Something begins."""
@@ -36,12 +36,12 @@ class Audience(Protocol):
     def sent(self, done: int, of: int) -> None:
         """So many requests are through."""
 
-    def waiting(self, standing: Standing) -> None:
+    def waiting(self, pending: Pending) -> None:
         """The traffic is through; this is still on its way."""
 
 
-class Nobody:
-    """An audience that does not look."""
+class NoAudience:
+    """Nothing is shown."""
 
     def step(self, sentence: str) -> None:
         """Not heard."""
@@ -49,7 +49,7 @@ class Nobody:
     def sent(self, done: int, of: int) -> None:
         """Not seen."""
 
-    def waiting(self, standing: Standing) -> None:
+    def waiting(self, pending: Pending) -> None:
         """Not seen."""
 
 
@@ -62,42 +62,44 @@ def replay(
     export_to: Path | None = None,
 ) -> ReplayReport:
     """Replay the trace against the servers of `settings`. Raises NotSettled, ProcessDied or Unavailable."""
-    audience = audience or Nobody()
+    audience = audience or NoAudience()
     if export_to is not None:
         check_export(export_to)
     plan = make_plan(trace, options)
     ratios = RatioBook(settings.ratios_file)
-    cast = make_cast(plan, options, lambda group, model: ratios.price(group=group, model=model))
+    planned = plan_accounts(plan, options, lambda group, model: ratios.price(group=group, model=model))
     with closing(Runtime(settings)) as runtime:
         accounts = Accounts(runtime)
-        audience.step(f"Creating {len(cast.users)} users, {len(cast.tokens)} tokens and {len(cast.channels)} channels")
-        ids = enrol(cast, accounts=accounts, connections=settings.database_connections)
-        shots = make_shots(plan, ids)
-        audience.step(f"Sending {len(shots):,} requests")
+        audience.step(
+            f"Creating {len(planned.users)} users, {len(planned.tokens)} tokens and {len(planned.channels)} channels"
+        )
+        ids = create_accounts(planned, accounts=accounts, connections=settings.database_connections)
+        requests = make_requests(plan, ids)
+        audience.step(f"Sending {len(requests):,} requests")
         tally = run_traffic(
-            shots,
-            processes=min(options.processes, len(shots)),
+            requests,
+            processes=min(options.processes, len(requests)),
             settings=settings,
             pace=Pace(options.concurrency, options.speed, options.hold_ttl_seconds),
-            tick=lambda done: audience.sent(done, len(shots)),
+            tick=lambda done: audience.sent(done, len(requests)),
         )
         audience.step("Waiting until all is booked")
         settlement = await_settled(
-            shots,
+            requests,
             tally,
             runtime=runtime,
             accounts=accounts,
             timeout_seconds=options.settle_timeout_seconds,
             look=audience.waiting,
         )
-    endings = endings_of(shots, tally, settlement.booked)
+    endings = endings_of(requests, tally, settlement.booked)
     if export_to is not None:
-        export(export_to, shots, tally, endings)
+        export(export_to, requests, tally, endings)
     return make_report(
-        shots,
+        requests,
         tally,
         endings,
-        list(differences(shots, tally, settlement.booked)),
+        list(differences(requests, tally, settlement.booked)),
         options=options,
         outboxes_empty_seconds=settlement.outboxes_empty_seconds,
         settled_seconds=settlement.settled_seconds,

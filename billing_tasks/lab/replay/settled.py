@@ -16,7 +16,7 @@ from billing_tasks.errors import Unavailable
 from billing_tasks.holds.commands import Pipeline
 from billing_tasks.lab.replay.endings import Booked, Outcome, ending_of, read_booked
 from billing_tasks.lab.replay.problems import NotSettled
-from billing_tasks.lab.replay.requests import Shot, Tally, Told
+from billing_tasks.lab.replay.requests import PlannedRequest, Tally, Told
 from billing_tasks.runtime import Runtime
 
 POLL_SECONDS = 0.1
@@ -26,7 +26,7 @@ NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Pending:
     """What is still open. `unbooked` is None until it was worth asking the ledger."""
 
     events: int
@@ -49,11 +49,11 @@ class Settlement:
     settled_seconds: float
 
 
-Look = Callable[[Standing], None]
+Look = Callable[[Pending], None]
 
 
 def await_settled(
-    shots: Sequence[Shot],
+    requests: Sequence[PlannedRequest],
     tally: Tally,
     *,
     runtime: Runtime,
@@ -63,29 +63,29 @@ def await_settled(
 ) -> Settlement:
     """Return when all is booked, or raise NotSettled, which says what is still open and names some of it."""
     deadline = time.monotonic() + timeout_seconds
-    open_pool = [place for place, told in enumerate(tally.told) if told in MAY_BE_HELD]
+    still_open = [index for index, told in enumerate(tally.told) if told in MAY_BE_HELD]
     outboxes_empty: float | None = None
-    standing = Standing(0, 0)
+    pending = Pending(0, 0)
     while True:
         since_end = (time.monotonic_ns() - tally.ended_ns) / 1e9
         try:
-            open_pool = _still_held(open_pool, shots, tally, runtime)
-            standing = Standing(_events(runtime), len(open_pool))
-            if standing.events == 0 and outboxes_empty is None:
+            still_open = _still_held(still_open, requests, tally, runtime)
+            pending = Pending(_events(runtime), len(still_open))
+            if pending.events == 0 and outboxes_empty is None:
                 outboxes_empty = since_end
-            if standing == Standing(0, 0):
-                booked = read_booked(shots, accounts)
+            if pending == Pending(0, 0):
+                booked = read_booked(requests, accounts)
                 unbooked = _unbooked(tally, booked)
                 if not unbooked:
                     return Settlement(booked, outboxes_empty or since_end, since_end)
-                standing = Standing(0, 0, len(unbooked))
+                pending = Pending(0, 0, len(unbooked))
         except Unavailable:
             pass  # a server is away for a moment; the deadline is what ends the wait
-        look(standing)
+        look(pending)
         if time.monotonic() > deadline:
-            unbooked = _unbooked(tally, read_booked(shots, accounts))
-            standing = Standing(standing.events, standing.holds, len(unbooked))
-            raise NotSettled(_late(standing, open_pool or unbooked, shots, tally, timeout_seconds))
+            unbooked = _unbooked(tally, read_booked(requests, accounts))
+            pending = Pending(pending.events, pending.holds, len(unbooked))
+            raise NotSettled(_late(pending, still_open or unbooked, requests, tally, timeout_seconds))
         time.sleep(POLL_SECONDS)
 
 
@@ -94,32 +94,32 @@ def _events(runtime: Runtime) -> int:
     return sum(runtime.holds.send_all(Pipeline(tuple(runtime.commands.backlog(shard) for shard in shards))))
 
 
-def _still_held(places: list[int], shots: Sequence[Shot], tally: Tally, runtime: Runtime) -> list[int]:
+def _still_held(indexes: list[int], requests: Sequence[PlannedRequest], tally: Tally, runtime: Runtime) -> list[int]:
     """Those whose hold is still open in Redis, asked shard by shard."""
     by_shard: dict[int, list[int]] = defaultdict(list)
-    for place in places:
-        by_shard[runtime.commands.keys.shard_of(shots[place].user_id)].append(place)
+    for index in indexes:
+        by_shard[runtime.commands.keys.shard_of(requests[index].user_id)].append(index)
     held: list[int] = []
     for shard, here in by_shard.items():
         states = runtime.holds.send(runtime.commands.holds(shard, [tally.request_ids[at] for at in here]))
-        held += [place for place, hold in zip(here, states, strict=True) if hold and hold.state == "held"]
+        held += [index for index, hold in zip(here, states, strict=True) if hold and hold.state == "held"]
     return held
 
 
 def _unbooked(tally: Tally, booked: Booked) -> list[int]:
     return [
-        place
-        for place, request_id in enumerate(tally.request_ids)
+        index
+        for index, request_id in enumerate(tally.request_ids)
         # UNCLEAR, no hold and no entry: waiting won't bring it back. That is for the report to say.
-        if tally.told[place] != Told.UNCLEAR
-        and ending_of(booked.get(request_id, ()), Told(tally.told[place])).outcome is Outcome.OPEN
+        if tally.told[index] != Told.UNCLEAR
+        and ending_of(booked.get(request_id, ()), Told(tally.told[index])).outcome is Outcome.OPEN
     ]
 
 
 def _late(
-    standing: Standing, places: Sequence[int], shots: Sequence[Shot], tally: Tally, timeout_seconds: float
+    pending: Pending, indexes: Sequence[int], requests: Sequence[PlannedRequest], tally: Tally, timeout_seconds: float
 ) -> str:
-    names = ", ".join(f"{tally.request_ids[at]} (row {shots[at].row + 1})" for at in places[:NAMED])
-    rest = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
-    which = f" Among them: {names}{rest}." if places else ""
-    return f"After {timeout_seconds:g} s there are still {standing}.{which}"
+    names = ", ".join(f"{tally.request_ids[at]} (row {requests[at].row + 1})" for at in indexes[:NAMED])
+    rest = f" and {len(indexes) - NAMED} more" if len(indexes) > NAMED else ""
+    which = f" Among them: {names}{rest}." if indexes else ""
+    return f"After {timeout_seconds:g} s there are still {pending}.{which}"

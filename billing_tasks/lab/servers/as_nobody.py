@@ -6,7 +6,7 @@
             made-for                   the state folder it belongs to
             cluster/                   nobody's, 0700: the data
 
-BILLING_LAB_PUBLIC_FOLDER names another place. Data stays over restarts. Root
+BILLING_LAB_PUBLIC_FOLDER names another folder. Data stays over restarts. Root
 never writes inside `cluster`, so a link put there by another process of
 `nobody` leads root nowhere. A killed run leaves at most a half copied
 `staging-*` folder, which nothing ever reads.
@@ -63,7 +63,7 @@ def staged_programs(programs: PostgresPrograms) -> PostgresPrograms:
 
 
 def copy_for_everyone(programs: PostgresPrograms, target: Path) -> None:
-    """Copy, and let everyone read the copy, whatever the umask was when the wheel was installed."""
+    """Copy, and let every user read the copy, whatever the umask was when the wheel was installed."""
     for part in programs.parts:
         shutil.copytree(programs.site / part, target / part, symlinks=True)
     target.chmod(0o755)
@@ -115,7 +115,7 @@ def new_home(state: StateFolder) -> Path:
 
 
 def public_folder() -> Path:
-    """A folder of root's that everyone can reach and nobody else can write."""
+    """A folder of root's that every user can reach and only root can write."""
     named = os.environ.get(PUBLIC_FOLDER_VARIABLE)
     reasons = []
     for candidate in map(Path, [named] if named else PUBLIC_FOLDERS):

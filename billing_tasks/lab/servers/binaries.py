@@ -1,7 +1,7 @@
 """Where the servers' programs are: in the wheels of the `embedded` extra, or on the PATH.
 
 The wheels' Python code is never imported: run as root, PostgreSQL's wrapper
-opens root's home to everyone. Only the files beside it are used.
+opens root's home to every user. Only the files beside it are used.
 """
 
 from __future__ import annotations

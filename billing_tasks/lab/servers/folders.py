@@ -1,8 +1,8 @@
 """The folders a lab lives in: the state folder, and the short private ones for sockets.
 
 The state folder (default `.billing/`) keeps data, logs and passwords, is 0700
-and locked by the process that works in it. A killed process loses its lock with
-its life; what it remembered in the folder lets the next one clean up after it.
+and locked by the process that works in it. A killed process loses its lock;
+what it remembered in the folder lets the next one clean up after it.
 
 Sockets live elsewhere, because a socket's path is limited to about 100 bytes
 (Redis cuts a longer one silently) and a state folder may be anywhere. No
@@ -51,7 +51,7 @@ class StateFolder:
             self._make()
             self._check()
             self._lock = self._take_lock()
-            self.path.chmod(0o700)  # it was empty or made by us, so nobody else relies on its mode
+            self.path.chmod(0o700)  # it was empty or made by us, so no other program relies on its mode
         except OSError as exc:
             reason = os.strerror(exc.errno) if exc.errno else str(exc)
             raise FolderUnusable(f"{self.path} can't be used as state folder: {reason}.") from exc
@@ -128,7 +128,7 @@ class SocketFolder:
     """A private folder for one server's socket, removed when the server stops.
 
     The name is remembered in the state folder. The next start takes the same
-    one, so that addresses stay; if somebody else has it by then, a new one.
+    one, so that addresses stay; if another program has it by then, a new one.
     """
 
     def __init__(self, state: StateFolder, name: str, *, owner: Account | None, sockets: Sequence[str]) -> None:
@@ -148,7 +148,7 @@ class SocketFolder:
         return path
 
     def close(self) -> None:
-        """Remove the sockets we know and the folder; if somebody else put something there, both stay."""
+        """Remove the sockets we know and the folder; if another program put something there, both stay."""
         if self.path is not None and self._is_ours(self.path):
             self._empty(self.path)
             with suppress(OSError):
@@ -161,7 +161,7 @@ class SocketFolder:
             return None  # of another state folder, which this one is a copy of and which may be in use
         try:
             path.mkdir(mode=0o700)
-        except FileExistsError:  # a killed run left it, or it is somebody else's
+        except FileExistsError:  # a killed run left it, or it is another program's
             if not self._is_ours(path):
                 return None
             self._empty(path)

@@ -59,7 +59,7 @@ SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
-# For throw-away servers: what the machine's crash would lose, nobody wants back.
+# For throw-away servers: what the machine's crash would lose is not needed again.
 FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -122,7 +122,7 @@ class EmbeddedPostgres(Supervised):
             run_as=self._account,
             cwd=self._home,
             stop_steps=STOP_STEPS,
-            death_signal=signal.SIGQUIT,  # immediate: nobody is left to wait for a checkpoint
+            death_signal=signal.SIGQUIT,  # immediate: its parent is gone and waits for no checkpoint
             ready_seconds=120.0,  # recovering after a crash takes its time
         )
 
@@ -145,7 +145,7 @@ class EmbeddedPostgres(Supervised):
         self._sockets.close()
 
     def discard(self) -> None:
-        """Stop, and remove what lies outside the state folder: for servers nobody starts again."""
+        """Stop, and remove what lies outside the state folder: for servers that are not started again."""
         self.stop(at_most_seconds=2)
         if self._account and self._home:
             shutil.rmtree(self._home)
@@ -220,7 +220,7 @@ def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def write_access_rules(home: Path) -> None:
-    """Written at every start: who starts the server may differ from last time."""
+    """Written at every start: another user may start the server than last time."""
     me = pwd.getpwuid(os.geteuid()).pw_name
     rules = {
         "pg_hba.conf": "local all all peer map=lab\n",

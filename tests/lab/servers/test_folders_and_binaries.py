@@ -38,15 +38,15 @@ def test_a_folder_that_cannot_be_made_is_named() -> None:
 
 
 def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "dead letter").touch()
+    (tmp_path / "notes.txt").touch()
     tmp_path.chmod(0o755)
     with pytest.raises(FolderUnusable, match="files that billing-tasks did not make"):
         StateFolder(tmp_path).open()
-    assert [path.name for path in tmp_path.iterdir()] == ["dead letter"]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
-def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     if os.geteuid() == 0:
         foreign.mkdir()
@@ -98,12 +98,12 @@ def test_a_named_server_is_taken_before_any_other(tmp_path: Path, monkeypatch: p
     assert find_valkey() == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("says", ["Redis server v=6.2.7 sha=00000000:0 malloc=jemalloc", "something else"])
+@pytest.mark.parametrize("version", ["Redis server v=6.2.7 sha=00000000:0 malloc=jemalloc", "something else"])
 def test_a_server_too_old_for_the_scripts_is_refused(
-    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "redis-server"
-    old.write_text(f"#!/bin/sh\necho '{says}'\n")
+    old.write_text(f"#!/bin/sh\necho '{version}'\n")
     old.chmod(0o755)
     monkeypatch.setenv("BILLING_LAB_REDIS_SERVER", str(old))
     with pytest.raises(BinaryMissing, match=r"7\.0 or newer\. Correct or unset BILLING_LAB_REDIS_SERVER"):

@@ -254,7 +254,7 @@ def test_a_socket_folder_left_by_a_killed_run_is_taken_again(valkey: EmbeddedVal
     assert not Path(urlsplit(address).path).parent.exists()
 
 
-def test_a_socket_folder_that_somebody_else_made_meanwhile_is_not_touched(valkey: EmbeddedValkey) -> None:
+def test_a_socket_folder_that_another_program_made_meanwhile_is_not_touched(valkey: EmbeddedValkey) -> None:
     valkey.start()
     taken = Path(urlsplit(valkey.url).path).parent
     valkey.stop()
