@@ -69,8 +69,8 @@ class OpenDeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """What Redis has of an account. balance and version are None if it holds no valid copy."""
+class CachedAccount:
+    """What Redis has of an account. balance and version are None if what it has is not valid."""
 
     held: int
     unposted: int
@@ -101,8 +101,8 @@ class Books:
     dead_letters_resolved: int = 0
     incidents: dict[str, int] = field(default_factory=dict)  # by kind
     holds: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # open: request_id -> user, token, quota
-    user_copies: dict[int, Copy] = field(default_factory=dict)
-    token_copies: dict[int, Copy] = field(default_factory=dict)
+    cached_users: dict[int, CachedAccount] = field(default_factory=dict)
+    cached_tokens: dict[int, CachedAccount] = field(default_factory=dict)
 
 
 def read_books(settings: Settings, *, first_user_id: int) -> Books:
@@ -176,8 +176,8 @@ def _read_redis(client: Any, settings: Settings, books: Books, first_user_id: in
             if shard not in epochs:
                 epochs[shard] = _text(client.hget(f"{shard}}}:meta", "epoch"))
             fields = {_text(field): _text(value) for field, value in client.hgetall(key).items()}
-            copies = books.user_copies if which == "user" else books.token_copies
-            copies[int(name)] = _copy(fields, epochs[shard], now_ms)
+            cached = books.cached_users if which == "user" else books.cached_tokens
+            cached[int(name)] = _cached(fields, epochs[shard], now_ms)
 
 
 def _read_hold(packed: bytes | None, request_id: str, books: Books, first_user_id: int) -> None:
@@ -186,9 +186,9 @@ def _read_hold(packed: bytes | None, request_id: str, books: Books, first_user_i
         books.holds[request_id] = (int(user), int(token), int(quota))
 
 
-def _copy(fields: dict[str, str], epoch: str, now_ms: int) -> Copy:
+def _cached(fields: dict[str, str], epoch: str, now_ms: int) -> CachedAccount:
     valid = fields.get("loaded_epoch") == epoch and "balance" in fields
-    return Copy(
+    return CachedAccount(
         int(fields.get("held", 0)),
         int(fields.get("unposted", 0)),
         int(fields["balance"]) if valid else None,

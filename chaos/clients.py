@@ -1,4 +1,4 @@
-"""Ways: how a gateway makes its calls, by AsyncBookkeeper or by Bookkeeper in threads."""
+"""Clients: how a gateway makes its calls, by AsyncBookkeeper or by Bookkeeper in threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 REASON = "upstream 502"
 
 
-class Way(Protocol):
+class Client(Protocol):
     """The calls of a gateway."""
 
     async def reserve(
@@ -45,7 +45,7 @@ class Way(Protocol):
         ...
 
 
-class Awaiting:
+class AsyncClient:
     """As an asyncio gateway does it."""
 
     def __init__(self, bookkeeper: AsyncBookkeeper) -> None:
@@ -73,7 +73,7 @@ class Awaiting:
         return await self._bookkeeper.renew(reservation, ttl_seconds)
 
 
-class InThreads:
+class ThreadedClient:
     """As a gateway with a pool of threads does it."""
 
     def __init__(self, bookkeeper: Bookkeeper, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""chaos: the whole stack under traffic while it is shot at, and the books compared with what the gateways were told."""
+"""The command line, `python -m chaos`: its options, what it shows meanwhile, and the report at the end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from billing_tasks.cli.options import AsJson
-from billing_tasks.cli.show import command, console, err, print_json, table
+from billing_tasks.cli.show import console, err, print_json, table
 from billing_tasks.cli.up import interruptible
 from chaos.options import FULL_MINUTES, RATE, Options
 from chaos.report import ChaosReport
 from chaos.run import Scene
 from chaos.run import chaos as run_chaos
-from chaos.settling import Standing
+from chaos.settling import Pending
 
 #: Without a terminal the run is told this often.
 TELL_EVERY_SECONDS = 10.0
@@ -43,7 +43,7 @@ def chaos(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shoot at the whole stack under traffic: kill -9, freezes, cut connections, lost messages, messages sent twice.
+    """Inject faults into the whole stack under traffic: kill -9, freezes, cut connections, lost and repeated messages.
 
     Starts servers and processes of its own. At the end everything is settled and compared with what the gateways
     were told.
@@ -51,7 +51,7 @@ def chaos(
     Exit 0 only if nothing was lost, charged twice, leaked or overspent; otherwise the data is kept.
     """
     options = Options(minutes=minutes, seed=seed, rate=rate, density=density)
-    words = [command(), *sys.argv[1:]]
+    words = ["python", "-m", "chaos", *sys.argv[1:]]
     with interruptible(), Shown() as shown:
         done = run_chaos(options, state_dir, audience=shown, command=shlex.join(words))
     if report is not None:
@@ -112,12 +112,12 @@ class Shown:
         elif self._time_to_tell():
             err.print(f"  {figures}; {scene.last[-1].strip() if scene.last else ''}", soft_wrap=True)
 
-    def waiting(self, standing: Standing) -> None:
+    def waiting(self, pending: Pending) -> None:
         """What is still on its way."""
         if err.is_terminal:
-            self._live.update(Text(f"Waiting until all is settled: {standing}"))
+            self._live.update(Text(f"Waiting until all is settled: {pending}"))
         elif self._time_to_tell():
-            err.print(f"  {standing}", soft_wrap=True)
+            err.print(f"  {pending}", soft_wrap=True)
 
     def _time_to_tell(self) -> bool:
         if time.monotonic() - self._told < TELL_EVERY_SECONDS:

@@ -1,7 +1,7 @@
-"""Grounds: the servers and processes of a run, as in production: durable Redis and PostgreSQL, a broker of its own
+"""Environment: the servers and processes of a run, as in production: durable Redis and PostgreSQL, a broker of its own
 that keeps nothing, two workers, beat, gateways.
 
-Everything lives in one state folder and dies with us.
+Everything is in one state folder and ends with us.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from billing_tasks.lab.servers.postgres import EmbeddedPostgres
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.lab.stack import STOP_SIGNALS
 from billing_tasks.settings import Settings
-from chaos.gateway_process import PEOPLE_FILE
+from chaos.gateway_process import POPULATION_FILE
 from chaos.options import Options
-from chaos.population import People
-from chaos.processes import Mortal
+from chaos.population import Population
+from chaos.processes import ManagedProcess
 
-#: What a run can't wait for is done sooner than by default: expiry, rings, fresh copies; tombstones end within the
-#: run, so that late repeats meet none.
+#: What a run can't wait for is done sooner than by default: expiry, rings, reloads of cached accounts; tombstones
+#: end within the run, so that late repeats meet none.
 QUICK = {
     "BILLING_EXPIRE_EVERY_SECONDS": "1",
     "BILLING_RING_EVERY_SECONDS": "2",
@@ -41,7 +41,7 @@ CHECKOUT = Path(__file__).parents[1]
 GATEWAY_STOP_SECONDS = 75.0
 
 
-class Grounds:
+class Environment:
     """Everything that runs. Use from the main thread."""
 
     def __init__(self, state_dir: Path, options: Options, progress: Callable[[str], None]) -> None:
@@ -50,9 +50,9 @@ class Grounds:
         self._progress = progress
         self._cleanup = ExitStack()
         self._postgres: EmbeddedPostgres | None = None
-        self.mortals: dict[str, Mortal] = {}
+        self.processes: dict[str, ManagedProcess] = {}
 
-    def __enter__(self) -> Grounds:
+    def __enter__(self) -> Environment:
         self._cleanup.enter_context(self.state)
         for number in STOP_SIGNALS:
             self._cleanup.callback(signal.signal, number, signal.signal(number, _interrupt))
@@ -83,9 +83,9 @@ class Grounds:
         return self.state.folder("spool")
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """BILLING_* of every process of the run, and of ours."""
-        redis, broker = self.mortals["redis"].process, self.mortals["broker"].process
+        redis, broker = self.processes["redis"].process, self.processes["broker"].process
         assert isinstance(redis, EmbeddedValkey) and isinstance(broker, EmbeddedValkey)  # noqa: PT018
         named = Settings(redis_url=broker.url, broker_url=None)
         return {
@@ -98,28 +98,28 @@ class Grounds:
     @property
     def settings(self) -> Settings:
         """The same as settings."""
-        named = {name.removeprefix("BILLING_").lower(): value for name, value in self.environment.items()}
+        named = {name.removeprefix("BILLING_").lower(): value for name, value in self.variables.items()}
         return Settings(_env_file=os.environ.get("BILLING_ENV_FILE"), **named)  # type: ignore[arg-type]
 
     def start_workers(self) -> None:
         """Workers and beat; returns when they are ready."""
         self._start_parts(self._celery_parts())
 
-    def start_gateways(self, people: People) -> None:
+    def start_gateways(self, population: Population) -> None:
         """The traffic begins."""
-        people.save(self.journals / PEOPLE_FILE)
+        population.save(self.journals / POPULATION_FILE)
         for number in range(self.options.gateways):
             part = self._gateway_part(number)
-            self._add(part.name, Mortal(PartProcess(part, self.state, self.environment))).spawn()
+            self._add(part.name, ManagedProcess(PartProcess(part, self.state, self.variables))).spawn()
 
-    def some(self, kind: str) -> list[Mortal]:
-        """The mortals of a kind: worker, beat, gateway, redis, postgres, broker."""
-        return [mortal for name, mortal in self.mortals.items() if name.rpartition("-")[0] == kind or name == kind]
+    def some(self, kind: str) -> list[ManagedProcess]:
+        """The processes of a kind: worker, beat, gateway, redis, postgres, broker."""
+        return [managed for name, managed in self.processes.items() if name.rpartition("-")[0] == kind or name == kind]
 
     def tend(self) -> None:
-        """Let everybody do what is due."""
-        for mortal in self.mortals.values():
-            mortal.tend()
+        """Let every process do what is due."""
+        for managed in self.processes.values():
+            managed.tend()
 
     def end_traffic(self) -> None:
         """No new requests; returns when those on their way have come to their end."""
@@ -127,14 +127,14 @@ class Grounds:
             while gateway.state.name != "UP":  # one that is coming back has nothing on its way, but let it come
                 self.tend()
                 time.sleep(0.05)
-        for name in [mortal.name for mortal in self.some("gateway")]:
+        for name in [managed.name for managed in self.some("gateway")]:
             self._progress(f"Ending {name}")
-            self.mortals.pop(name).stop(GATEWAY_STOP_SECONDS)
+            self.processes.pop(name).stop(GATEWAY_STOP_SECONDS)
 
     def all_up(self, timeout_seconds: float = 60.0) -> bool:
         """Tend until everything runs; False if it does not in time."""
         deadline = time.monotonic() + timeout_seconds
-        while not all(mortal.is_up for mortal in self.mortals.values()):
+        while not all(managed.is_up for managed in self.processes.values()):
             if time.monotonic() > deadline:
                 return False
             self.tend()
@@ -142,12 +142,12 @@ class Grounds:
         return True
 
     def stop(self) -> None:
-        """Everything, last started first, in bounded time; whoever presses Ctrl-C again has to wait for it."""
+        """Everything, last started first, in bounded time; another Ctrl-C does not end it sooner."""
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        while self.mortals:
-            _, mortal = self.mortals.popitem()
-            mortal.stop(STOP_SECONDS)
+        while self.processes:
+            _, managed = self.processes.popitem()
+            managed.stop(STOP_SECONDS)
         self._cleanup.close()
 
     def discard(self) -> None:
@@ -164,21 +164,21 @@ class Grounds:
         }
         for name, server in servers.items():
             self._progress(f"Starting {name}")
-            self._add(name, Mortal(server)).start()
+            self._add(name, ManagedProcess(server)).start()
 
     def _start_parts(self, parts: list[Part]) -> None:
-        made = [self._add(part.name, Mortal(PartProcess(part, self.state, self.environment))) for part in parts]
-        for mortal in made:
-            self._progress(f"Starting {mortal.name}")
-            mortal.spawn()
-        while not all(mortal.is_up for mortal in made):
+        made = [self._add(part.name, ManagedProcess(PartProcess(part, self.state, self.variables))) for part in parts]
+        for managed in made:
+            self._progress(f"Starting {managed.name}")
+            managed.spawn()
+        while not all(managed.is_up for managed in made):
             self.tend()
             time.sleep(0.05)
 
-    def _add(self, name: str, mortal: Mortal) -> Mortal:
-        mortal.name = name
-        self.mortals[name] = mortal
-        return mortal
+    def _add(self, name: str, managed: ManagedProcess) -> ManagedProcess:
+        managed.name = name
+        self.processes[name] = managed
+        return managed
 
     def _celery_parts(self) -> list[Part]:
         worker, beat = celery_parts(

@@ -1,4 +1,4 @@
-"""Faults: what is going to happen to whom, and when. Follows from the seed and the length of the run alone.
+"""Faults: what is going to happen to which process, and when. Follows from the seed and the length of the run alone.
 
 Each kind is spread over the whole run. Some are moved beside another one, because
 what breaks is often the second blow: PostgreSQL goes while Redis is coming back.
@@ -88,8 +88,8 @@ def schedule(minutes: float, seed: int, *, density: float = 1.0) -> list[Planned
     for fault, amount in AMOUNTS.items():
         dice = random.Random(f"fault:{fault}:{seed}")
         count = max(1, math.ceil(amount * density * minutes / FULL_MINUTES))
-        for place in range(count):
-            at = begin + (end - begin) * (place + dice.random()) / count
+        for index in range(count):
+            at = begin + (end - begin) * (index + dice.random()) / count
             planned.append(Planned(at, fault, _away(fault, dice), dice.random()))
     planned = _paired(planned, random.Random(f"pairs:{seed}"), end)
     return sorted(planned, key=lambda p: p.at_seconds)

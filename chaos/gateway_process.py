@@ -2,7 +2,7 @@
 
     python -m chaos.gateway_process FOLDER NAME RATE async|threads
 
-FOLDER has `people.json` and gets the journals, one for each life. SIGTERM ends it
+FOLDER has `population.json` and gets the journals, one for each run of the process. SIGTERM ends it
 in good order: what has begun comes to its end, nothing new begins.
 """
 
@@ -24,13 +24,13 @@ from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
 from billing_tasks.client.bookkeeper import Bookkeeper
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import load_settings
-from chaos.clients import Awaiting, InThreads, Way
+from chaos.clients import AsyncClient, Client, ThreadedClient
 from chaos.journal import SUFFIX, Journal
-from chaos.population import People
-from chaos.top_ups import Cashier
+from chaos.population import Population
+from chaos.top_ups import TopUps
 from chaos.traffic import Traffic
 
-PEOPLE_FILE = "people.json"
+POPULATION_FILE = "population.json"
 #: Requests on their way; while servers are away they pile up to this many.
 MOST_IN_FLIGHT = 96
 THREADS = 24
@@ -43,27 +43,29 @@ async def run(folder: Path, name: str, rate: float, threads: bool) -> None:
     """Send requests until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    people = People.load(folder / PEOPLE_FILE)
-    life = len(list(folder.glob(f"{name}.*{SUFFIX}")))
-    dice = random.Random(f"{people.seed}:{name}:{life}")
-    journal = Journal(folder / f"{name}.{life:04d}{SUFFIX}")
+    population = Population.load(folder / POPULATION_FILE)
+    run_number = len(list(folder.glob(f"{name}.*{SUFFIX}")))
+    dice = random.Random(f"{population.seed}:{name}:{run_number}")
+    journal = Journal(folder / f"{name}.{run_number:04d}{SUFFIX}")
     runtime = Runtime(load_settings())
     bookkeeper = Bookkeeper(runtime) if threads else AsyncBookkeeper(runtime)
-    way: Way = Awaiting(bookkeeper) if isinstance(bookkeeper, AsyncBookkeeper) else InThreads(bookkeeper, THREADS)
+    client: Client = (
+        AsyncClient(bookkeeper) if isinstance(bookkeeper, AsyncBookkeeper) else ThreadedClient(bookkeeper, THREADS)
+    )
     traffic = Traffic(
-        way=way,
+        client=client,
         journal=journal,
         dice=dice,
         price=cache(lambda group, model: bookkeeper.price(group=group, model=model)),
         send=runtime.doorbell.enqueue,
         messengers=ThreadPoolExecutor(2),
-        poor_users=frozenset(people.poor_users),
-        tight_tokens=frozenset(people.tight_tokens),
+        poor_users=frozenset(population.poor_users),
+        tight_tokens=frozenset(population.tight_tokens),
     )
-    cashier = asyncio.create_task(Cashier(Accounts(runtime), people, journal, dice).work(stop))
+    top_ups = asyncio.create_task(TopUps(Accounts(runtime), population, journal, dice).work(stop))
     try:
-        await _send(traffic, people, rate, stop)
-        await cashier
+        await _send(traffic, population, rate, stop)
+        await top_ups
         await _empty_spool(runtime)
     finally:
         traffic.messengers.shutdown(cancel_futures=True)
@@ -73,9 +75,9 @@ async def run(folder: Path, name: str, rate: float, threads: bool) -> None:
             bookkeeper.close()
 
 
-async def _send(traffic: Traffic, people: People, rate: float, stop: asyncio.Event) -> None:
+async def _send(traffic: Traffic, population: Population, rate: float, stop: asyncio.Event) -> None:
     """`rate` requests per second, at most MOST_IN_FLIGHT at a time."""
-    requests = people.requests()
+    requests = population.requests()
     in_flight: set[asyncio.Task[None]] = set()
     due = time.monotonic()
     for request in islice(cycle(requests), traffic.dice.randrange(len(requests)), None):
@@ -94,7 +96,7 @@ async def _send(traffic: Traffic, people: People, rate: float, stop: asyncio.Eve
 
 
 async def _empty_spool(runtime: Runtime) -> None:
-    """Wait until what was spooled has been relayed: nobody starts this gateway again to do it."""
+    """Wait until what was spooled has been relayed: this gateway is not started again to do it."""
     deadline = time.monotonic() + SPOOL_SECONDS
     while runtime.spool is not None and runtime.spool.waiting() and time.monotonic() < deadline:
         await asyncio.sleep(0.1)

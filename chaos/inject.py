@@ -1,4 +1,4 @@
-"""Strike: faults done to those who are there. A fault whose victim is away is put off, never left out in silence."""
+"""Injector: does faults to what is running. A fault whose victim is away is put off, never left out in silence."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from billing_tasks.broker.names import SETTLE
 from billing_tasks.errors import Unavailable
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.runtime import Runtime
-from chaos.environment import Grounds
+from chaos.environment import Environment
 from chaos.faults import Fault, Planned
-from chaos.processes import Mortal, children_of, kill
+from chaos.processes import ManagedProcess, children_of, kill
 
-#: How often one shard is settled at once.
-COPIES = 4
+#: How many messages settle one shard at once.
+MESSAGES = 4
 SHARDS_AT_ONCE = 4
 PUT_OFF_SECONDS = 0.7
 #: A backend of a client of ours, and never the one that asks.
@@ -36,24 +36,24 @@ order by random() limit 1
 """
 
 
-class Striker:
+class Injector:
     """Does what the schedule says."""
 
-    def __init__(self, grounds: Grounds, runtime: Runtime, planned: list[Planned]) -> None:
+    def __init__(self, environment: Environment, runtime: Runtime, planned: list[Planned]) -> None:
         self.done: Counter[Fault] = Counter()
         self.told: list[tuple[float, str]] = []  # seconds since the beginning, what was done
-        self._grounds = grounds
+        self._environment = environment
         self._runtime = runtime
         self._waiting = list(planned)
-        self._log = grounds.state.log_file("faults").open("a", buffering=1)
-        self._senders = ThreadPoolExecutor(1)  # the broker may be away, and nobody here waits for it
+        self._log = environment.state.log_file("faults").open("a", buffering=1)
+        self._senders = ThreadPoolExecutor(1)  # the broker may be away, and the run does not wait for it
 
     @property
     def left(self) -> int:
         """Faults that are still to come."""
         return len(self._waiting)
 
-    def strike(self, at_seconds: float) -> None:
+    def inject(self, at_seconds: float) -> None:
         """Do what is due."""
         due = [planned for planned in self._waiting if planned.at_seconds <= at_seconds]
         for planned in due:
@@ -99,8 +99,8 @@ class Striker:
             case Fault.SETTLE_TWICE:
                 return self._multiply(planned)
 
-    def _one(self, kind: str, pick: float) -> Mortal | None:
-        up = [mortal for mortal in self._grounds.some(kind) if mortal.is_up]
+    def _one(self, kind: str, pick: float) -> ManagedProcess | None:
+        up = [managed for managed in self._environment.some(kind) if managed.is_up]
         return up[int(pick * len(up))] if up else None
 
     def _kill(
@@ -136,10 +136,10 @@ class Striker:
         return f"{planned.fault} for {planned.seconds:.1f} s"
 
     def _redis(self, name: str, fault: Fault, *words: str) -> str:
-        mortal = self._one(name, 0)
-        if mortal is None or not isinstance(mortal.process, EmbeddedValkey):
+        managed = self._one(name, 0)
+        if managed is None or not isinstance(managed.process, EmbeddedValkey):
             return ""
-        client = redis.Redis.from_url(mortal.process.url, socket_timeout=2, socket_connect_timeout=2)
+        client = redis.Redis.from_url(managed.process.url, socket_timeout=2, socket_connect_timeout=2)
         try:
             answer = client.execute_command(*words)  # type: ignore[no-untyped-call]
         except redis.RedisError:
@@ -151,7 +151,7 @@ class Striker:
     def _in_postgres(self, fault: Fault, statement: str, then: Callable[[int], None]) -> str:
         if self._one("postgres", 0) is None:
             return ""
-        with suppress(psycopg.Error), psycopg.connect(self._grounds.postgres.url, connect_timeout=2) as connection:
+        with suppress(psycopg.Error), psycopg.connect(self._environment.postgres.url, connect_timeout=2) as connection:
             row = connection.execute(statement).fetchone()
             if row is not None and row[0]:
                 then(row[0])
@@ -162,12 +162,12 @@ class Striker:
         if self._one("broker", 0) is None:
             return ""
         first = int(planned.pick * self._runtime.settings.shards)
-        shards = [(first + 5 * place) % self._runtime.settings.shards for place in range(SHARDS_AT_ONCE)]
+        shards = [(first + 5 * index) % self._runtime.settings.shards for index in range(SHARDS_AT_ONCE)]
 
         def send() -> None:
             with suppress(Unavailable):
-                for shard in shards * COPIES:
+                for shard in shards * MESSAGES:
                     self._runtime.doorbell.enqueue(SETTLE, str(uuid.uuid4()), {"shard": shard, "request_id": "again"})
 
         self._senders.submit(send)
-        return f"{planned.fault}: {COPIES} each for shards {', '.join(map(str, shards))}"
+        return f"{planned.fault}: {MESSAGES} each for shards {', '.join(map(str, shards))}"

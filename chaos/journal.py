@@ -37,10 +37,10 @@ class Step(StrEnum):
     REPEAT = "repeat"  # the call before was made once more, with the same id; word: which
     MESSAGE = "message"  # quota: how many Celery messages said the same; word: the task
     GAVE_UP = "gave-up"  # no answer, however often repeated; word: which call
-    UNEXPECTED = "unexpected"  # an answer that nobody should get; word: call and answer
+    UNEXPECTED = "unexpected"  # an answer that no gateway should get; word: call and answer
 
 
-#: Answers, as opposed to intents: they show that somebody makes progress.
+#: Answers, as opposed to intents: they show that the gateways make progress.
 TOLD = frozenset({Step.HELD, Step.REFUSED, Step.CONSUMED, Step.RELEASED, Step.REFUNDED, Step.TOPPED_UP})
 
 

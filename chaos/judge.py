@@ -5,7 +5,7 @@
     twice      charged beyond what the gateways meant to charge, each request once
     leaked     quota that Redis still sets aside when nothing is open any more
     overspent  an account below zero although no usage exceeded its hold
-    strange    an answer that nobody should get
+    strange    an answer that no gateway should get
 
 Pure: journals and books in, verdict out.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from chaos.books import Books, Copy, Entry, Row
+from chaos.books import Books, CachedAccount, Entry, Row
 from chaos.running import late_requests, lowest_points
 from chaos.stories import Refund, Request, Stories
 
@@ -150,7 +150,7 @@ def _charge(request_id: str, request: Request, entry: Entry) -> Iterator[Finding
         return
     if (entry.user_id, entry.token_id) != (request.user_id, request.token_id):
         payers = f"user {entry.user_id}, token {entry.token_id}"
-        yield Finding(Wrong.TWICE, entry.quota, (request_id,), f"charged to {payers}, who did not ask for it")
+        yield Finding(Wrong.TWICE, entry.quota, (request_id,), f"charged to {payers}, which did not ask for it")
     more = entry.quota - request.consume_quota
     if more:
         sentence = f"{request.consume_quota:,} was used and {entry.quota:,} charged"
@@ -210,7 +210,7 @@ def _top_ups(evidence: _Evidence) -> Iterator[Finding]:
 
 
 def _strangers(evidence: _Evidence) -> Iterator[Finding]:
-    """Entries that nobody meant."""
+    """Entries that no gateway meant."""
     stories = evidence.stories
     explained = {row.entry_id for rows in (evidence.books.refunds, evidence.books.top_ups) for row in rows.values()}
     for entry in evidence.books.entries:
@@ -221,13 +221,13 @@ def _strangers(evidence: _Evidence) -> Iterator[Finding]:
         elif entry.kind != "opening" and entry.entry_id not in explained:
             change = entry.user_quota or entry.token_quota
             wrong = Wrong.TWICE if change < 0 else Wrong.LOST
-            yield Finding(wrong, abs(change), ids, f"a {entry.kind} of {change:,} that nobody asked for")
+            yield Finding(wrong, abs(change), ids, f"a {entry.kind} of {change:,} that no gateway asked for")
     for refund_id, refund in evidence.books.refunds.items():
         if refund_id not in stories.refunds:
             yield Finding(Wrong.LOST, refund.quota, (refund.request_id,), f"refund {refund_id} was never asked for")
     for own_id, top_up in evidence.books.top_ups.items():
         if own_id not in stories.top_ups:
-            yield Finding(Wrong.LOST, top_up.quota, (own_id,), "a top-up that nobody paid in")
+            yield Finding(Wrong.LOST, top_up.quota, (own_id,), "a top-up that no gateway paid in")
 
 
 def _balances(evidence: _Evidence) -> Iterator[Finding]:
@@ -269,25 +269,27 @@ def _leaks(books: Books) -> Iterator[Finding]:
     for request_id, (user_id, token_id, quota) in books.holds.items():
         explained |= {("user", user_id), ("token", token_id)}
         yield Finding(Wrong.LEAKED, quota, (request_id,), f"a hold of user {user_id} is still open")
-    for which, rows, copies in (
-        ("user", books.users, books.user_copies),
-        ("token", books.tokens, books.token_copies),
+    for which, rows, cached in (
+        ("user", books.users, books.cached_users),
+        ("token", books.tokens, books.cached_tokens),
     ):
-        for account in rows.keys() & copies.keys():
+        for account in rows.keys() & cached.keys():
             if (which, account) not in explained:
-                yield from _leaked(which, account, rows[account], copies[account])
+                yield from _leaked(which, account, rows[account], cached[account])
 
 
-def _leaked(which: str, account: int, row: Row, copy: Copy) -> Iterator[Finding]:
+def _leaked(which: str, account: int, row: Row, cached: CachedAccount) -> Iterator[Finding]:
     ids = (f"{which} {account}",)
-    for name, quota in (("held", copy.held), ("unposted", copy.unposted)):
+    for name, quota in (("held", cached.held), ("unposted", cached.unposted)):
         if quota:
             yield Finding(Wrong.LEAKED, abs(quota), ids, f"{name} is {quota:,} and nothing is open")
-    if copy.version is None or copy.balance is None:
+    if cached.version is None or cached.balance is None:
         return  # it is loaded before it is used
-    if copy.version > row.version or (copy.version == row.version and copy.balance != row.balance):
-        sentence = f"Redis has {copy.balance:,} as version {copy.version}, PostgreSQL {row.balance:,} as {row.version}"
-        yield Finding(Wrong.LEAKED, abs(copy.balance - row.balance), ids, sentence)
+    if cached.version > row.version or (cached.version == row.version and cached.balance != row.balance):
+        sentence = (
+            f"Redis has {cached.balance:,} as version {cached.version}, PostgreSQL {row.balance:,} as {row.version}"
+        )
+        yield Finding(Wrong.LEAKED, abs(cached.balance - row.balance), ids, sentence)
 
 
 def _overspent(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
-"""Pulse: whether the workers answer while they run and the broker is there.
+"""Liveness: whether the workers answer while they run and the broker is there.
 
-A worker that lives and does nothing is the fault that no supervisor sees. Asked
+A worker that runs and does nothing is the fault that no supervisor sees. Asked
 from a thread of its own, because asking waits for the broker.
 """
 
@@ -10,22 +10,22 @@ import threading
 import time
 
 from billing_tasks.runtime import Runtime
-from chaos.environment import Grounds
+from chaos.environment import Environment
 
 EVERY_SECONDS = 3.0
 ANSWER_SECONDS = 2.0
 
 
-class Pulse:
+class Liveness:
     """Asks the workers now and then; measures how long each was silent without a reason."""
 
-    def __init__(self, grounds: Grounds, runtime: Runtime) -> None:
+    def __init__(self, environment: Environment, runtime: Runtime) -> None:
         self.longest_silence: dict[str, float] = {}  # by worker, in seconds
-        self._grounds = grounds
+        self._environment = environment
         self._runtime = runtime
         self._heard: dict[str, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="chaos-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="chaos-liveness", daemon=True)
 
     def start(self) -> None:
         """Begin to ask."""
@@ -38,10 +38,10 @@ class Pulse:
 
     def silent(self) -> dict[str, float]:
         """Seconds since each worker was last heard, or had its last reason to be silent."""
-        broker = self._grounds.mortals["broker"]
+        broker = self._environment.processes["broker"]
         now = time.monotonic()
         silence = {}
-        for worker in self._grounds.some("worker"):
+        for worker in self._environment.some("worker"):
             excused = max(worker.since, broker.since)
             if worker.is_up and broker.is_up:
                 silence[worker.name] = now - max(excused, self._heard.get(worker.name, 0.0))
@@ -56,7 +56,7 @@ class Pulse:
         """The workers that stay silent, although asked again and again."""
         asked = time.monotonic()
         while time.monotonic() < asked + timeout_seconds:
-            silent = [w.name for w in self._grounds.some("worker") if self._heard.get(w.name, 0.0) < asked]
+            silent = [w.name for w in self._environment.some("worker") if self._heard.get(w.name, 0.0) < asked]
             if not silent:
                 return []
             time.sleep(0.1)

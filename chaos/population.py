@@ -1,10 +1,10 @@
-"""People: who pays for the traffic of a run, and what they ask for.
+"""Population: the accounts that pay for the traffic of a run, and what they ask for.
 
 The plan is a replay's: which user, token, model and channel, how long prompt and
-answer. It is walked round and round, by every gateway from another place. Most
-users can pay for all of it. Some are poor: they live from top-up to top-up, are
-refused most of the time, and any overspending shows with them first. Some
-tokens of rich users are limited in the same way.
+answer. It is walked round and round, by every gateway from another start. Most
+users can pay for all of it. Some are poor: they depend on top-ups, are refused most
+of the time, and any overspending shows with them first. Some tokens of rich users
+are limited in the same way.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ PriceOf = Callable[[str, str], Price]
 
 
 @dataclass(frozen=True, slots=True)
-class People:
-    """Everybody, with ids of the database. Small enough for a file: gateways make the plan anew from the seed."""
+class Population:
+    """Ids of the accounts, and which are poor. Small enough for a file: gateways make the plan anew from the seed."""
 
     seed: int
     user: int  # what to add to a number of the plan to get the id
@@ -57,7 +57,7 @@ class People:
         path.write_text(json.dumps(asdict(self)))
 
     @classmethod
-    def load(cls, path: Path) -> People:
+    def load(cls, path: Path) -> Population:
         """What `save` wrote."""
         fields = json.loads(path.read_text())
         poor_users, tight_tokens = tuple(fields.pop("poor_users")), tuple(fields.pop("tight_tokens"))
@@ -73,11 +73,11 @@ def plan_of(seed: int) -> Plan:
     return make_plan(generate(REQUESTS, seed=seed), PlanOptions(users=USERS, seed=seed))
 
 
-def settle_in(seed: int, accounts: Accounts, *, connections: int) -> People:
-    """Make all accounts, under ids that nobody has. Raises Unavailable."""
+def create_population(seed: int, accounts: Accounts, *, connections: int) -> Population:
+    """Make all accounts, under ids that no account has. Raises Unavailable."""
     plan = plan_of(seed)
     typical = typical_quota(plan, RatioBook())
-    dice = random.Random(f"people:{seed}")
+    dice = random.Random(f"people:{seed}")  # the word is part of the seed
     poor = set(dice.sample(range(USERS), POOR_USERS))
     limited = [
         token
@@ -94,17 +94,17 @@ def settle_in(seed: int, accounts: Accounts, *, connections: int) -> People:
         tokens=tuple(
             PlannedToken(
                 user=user,
-                name=f"key-{place + 1}",
+                name=f"key-{index + 1}",
                 quota=typical * POOR_QUOTA if token in tight else typical * RICH_QUOTA if token in limited else 0,
                 unlimited=token not in limited,
             )
             for user, owned in enumerate(plan.tokens)
-            for place, token in enumerate(owned)
+            for index, token in enumerate(owned)
         ),
-        channels=tuple(f"{model} {place}" for model in plan.models for place in range(CHANNELS_PER_MODEL)),
+        channels=tuple(f"{model} {index}" for model in plan.models for index in range(CHANNELS_PER_MODEL)),
     )
     ids = create_accounts(planned, accounts=accounts, connections=connections)
-    return People(
+    return Population(
         seed,
         *(ids.user, ids.token, ids.channel, typical),
         tuple(sorted(ids.user + user for user in poor)),

@@ -1,4 +1,4 @@
-"""Mortals: processes that are killed or frozen on purpose, and come back.
+"""Processes that are killed or frozen on purpose, and come back.
 
 Everything here returns at once: a run looks after all of its processes in turns,
 from the main thread, because children die with the thread that started them.
@@ -32,8 +32,8 @@ class State(Enum):
     FROZEN = auto()
 
 
-class Mortal:
-    """One supervised process with its lives."""
+class ManagedProcess:
+    """One supervised process, over all its runs."""
 
     def __init__(self, process: Supervised) -> None:
         self.process = process
@@ -64,7 +64,7 @@ class Mortal:
     def kill(self, number: signal.Signals, away_seconds: float, *, children_too: bool = True) -> None:
         """End it without a word; it is started again after `away_seconds`.
 
-        Its children either go with it or live on as orphans until it is back.
+        Its children either go with it or run on as orphans until it is back.
         """
         if children_too:
             for child in children_of(self.process.pid or 0):

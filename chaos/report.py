@@ -1,4 +1,4 @@
-"""Report: what was done to the stack, and what came of it. As tables for people, as a document for machines."""
+"""Report: what was done to the stack, and what came of it. As tables for a terminal, as a document for machines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from chaos.stories import Stories
 Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 """Title, heads of the columns, rows."""
 
-#: More findings than these are only counted for people; machines get all.
+#: More findings than these are only counted in the tables; `--json` has all.
 SHOWN = 20
 
 
@@ -39,7 +39,7 @@ def machine() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class ProcessReport:
     """What became of one process: how often it was started again, how it died unasked, how long it was mute."""
 
     restarts: int
@@ -59,7 +59,7 @@ class ChaosReport:
     verdict: Verdict
     verified: verify.Report
     settled: Settled
-    lives: dict[str, Lives]
+    processes: dict[str, ProcessReport]
     silent_workers: list[str]
     left_in_spools: int
     versions: dict[str, str]
@@ -113,7 +113,7 @@ class ChaosReport:
             "longest_booking_pause_seconds": round(self.longest_booking_pause_seconds, 1),
             "settled_seconds": round(self.settled.seconds, 1),
             "settled_in_time": self.settled.in_time,
-            "left_open": str(self.settled.standing),
+            "left_open": str(self.settled.pending),
             "left_in_spools": self.left_in_spools,
             "dead_letters": {
                 "open": dict(verdict.dead_letters_still_open),
@@ -124,11 +124,11 @@ class ChaosReport:
             "incidents": self.books.incidents,
             "processes": {
                 name: {
-                    "restarts": lives.restarts,
-                    "died_by_itself": list(lives.died_by_itself),
-                    "longest_silence_seconds": round(lives.longest_silence_seconds, 1),
+                    "restarts": process.restarts,
+                    "died_by_itself": list(process.died_by_itself),
+                    "longest_silence_seconds": round(process.longest_silence_seconds, 1),
                 }
-                for name, lives in self.lives.items()
+                for name, process in self.processes.items()
             },
             "silent_workers": self.silent_workers,
             "verify": self.verified.as_dict(),
@@ -142,8 +142,8 @@ class ChaosReport:
             "charged_requests": verdict.charged_requests,
             "charged_quota": verdict.charged_quota,
             "late": {"requests": verdict.late_requests, "quota": verdict.late_quota},
-            "posted_at_once": stories.by_way["posted"],
-            "spooled": stories.by_way["spooled"],
+            "posted_at_once": stories.by_route["posted"],
+            "spooled": stories.by_route["spooled"],
             "refused": dict(stories.refused),
             "unclear": {name: {"calls": u.calls, "booked": u.booked} for name, u in verdict.unclear.items()},
             "gave_up": len(stories.gave_up),
@@ -152,7 +152,7 @@ class ChaosReport:
         }
 
     def tables(self) -> list[Table]:
-        """For people, the most important first."""
+        """For a terminal and the page, the most important first."""
         return [self._wrong(), self._faults(), self._requests(), self._figures(), self._processes()]
 
     def _wrong(self) -> Table:
@@ -181,8 +181,8 @@ class ChaosReport:
         rows: list[tuple[object, ...]] = [
             ("sent", len(stories.requests), f"{len(stories.requests) / self.traffic_seconds:,.0f}/s on average"),
             ("charged", ended, f"{verdict.charged_quota:,} quota"),
-            ("consumed past Redis", stories.by_way["posted"], "Redis was away, posted into PostgreSQL at once"),
-            ("consumed into the spool", stories.by_way["spooled"], "both were away, relayed later"),
+            ("consumed past Redis", stories.by_route["posted"], "Redis was away, posted into PostgreSQL at once"),
+            ("consumed into the spool", stories.by_route["spooled"], "both were away, relayed later"),
             ("refused", sum(stories.refused.values()), _counted(stories.refused)),
             ("refunds of charges booked", len(self.books.refunds), ""),
             ("top-ups booked", len(self.books.top_ups), ""),
@@ -196,7 +196,7 @@ class ChaosReport:
 
     def _figures(self) -> Table:
         verdict, stories = self.verdict, self.stories
-        in_time = "" if self.settled.in_time else f", NOT settled: {self.settled.standing}"
+        in_time = "" if self.settled.in_time else f", NOT settled: {self.settled.pending}"
         rows: list[tuple[object, ...]] = [
             ("longest time without an answer", f"{stories.longest_pause_ms / 1000:.1f} s{_clock(stories)}"),
             ("longest time without a booking", f"{self.longest_booking_pause_seconds:.1f} s"),
@@ -219,11 +219,11 @@ class ChaosReport:
         rows: list[tuple[object, ...]] = [
             (
                 name,
-                lives.restarts,
-                len(lives.died_by_itself),
-                f"{lives.longest_silence_seconds:.1f} s" if "worker" in name else "",
+                process.restarts,
+                len(process.died_by_itself),
+                f"{process.longest_silence_seconds:.1f} s" if "worker" in name else "",
             )
-            for name, lives in self.lives.items()
+            for name, process in self.processes.items()
         ]
         return "Processes", ("process", "restarts", "unasked", "longest silence"), rows
 
@@ -235,8 +235,8 @@ class ChaosReport:
         )
 
     def deaths(self) -> list[str]:
-        """How processes ended that nobody killed."""
-        return [f"{name}: {death}" for name, lives in self.lives.items() for death in lives.died_by_itself]
+        """How processes ended that no fault had killed."""
+        return [f"{name}: {death}" for name, process in self.processes.items() for death in process.died_by_itself]
 
     def as_markdown(self) -> str:
         """The same as one page."""

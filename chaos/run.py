@@ -1,4 +1,4 @@
-"""Run: the stack comes up, traffic begins, faults strike, everything comes to rest, the judge compares.
+"""Run: the stack comes up, traffic begins, faults are injected, everything comes to rest, the judge compares.
 
 Killed on the way it leaves its state folder; all processes end with it.
 """
@@ -24,30 +24,30 @@ from billing_tasks.flows.audit import verify
 from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.runtime import Runtime
 from chaos.books import read_books
-from chaos.environment import Grounds
+from chaos.environment import Environment
 from chaos.faults import schedule
-from chaos.inject import Striker
+from chaos.inject import Injector
 from chaos.journal import Watch, read_journals
 from chaos.judge import judge
-from chaos.liveness import Pulse
+from chaos.liveness import Liveness
 from chaos.options import Options
-from chaos.population import settle_in
-from chaos.processes import Mortal
-from chaos.report import ChaosReport, Lives
-from chaos.settling import Settled, Standing, await_settled
+from chaos.population import create_population
+from chaos.processes import ManagedProcess
+from chaos.report import ChaosReport, ProcessReport
+from chaos.settling import Pending, Settled, await_settled
 from chaos.stories import read_stories
 
 TICK_SECONDS = 0.05
 LOOK_SECONDS = 0.5
 #: Faults that had to be put off get so long after the traffic's time is over.
 EXTRA_SECONDS = 30.0
-#: Whoever was killed last has to come back, reconnect and answer.
+#: The worker that was killed last has to come back, reconnect and answer.
 ANSWER_SECONDS = 45.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A moment of the run, for whoever watches."""
+    """A moment of the run, to be shown."""
 
     seconds: float
     of_seconds: float
@@ -57,7 +57,7 @@ class Scene:
 
 
 class Audience(Protocol):
-    """Who watches: a terminal, plain lines, nobody."""
+    """What follows the run: a terminal, or plain lines."""
 
     def step(self, sentence: str) -> None:
         """Something begins."""
@@ -65,7 +65,7 @@ class Audience(Protocol):
     def scene(self, scene: Scene) -> None:
         """The traffic goes on."""
 
-    def waiting(self, standing: Standing) -> None:
+    def waiting(self, pending: Pending) -> None:
         """The traffic is over; this is still on its way."""
 
 
@@ -75,10 +75,10 @@ def chaos(options: Options, state_dir: Path | None, *, audience: Audience, comma
     Raises LabError if the stack can't be brought up, or back up.
     """
     folder = state_dir or Path(tempfile.mkdtemp(prefix="billing-chaos-"))
-    grounds = Grounds(folder, options, audience.step)
+    environment = Environment(folder, options, audience.step)
     worth_keeping = True
     try:
-        report = _run(grounds, options, audience, command)
+        report = _run(environment, options, audience, command)
         worth_keeping = not report.ok
         return report
     except KeyboardInterrupt:
@@ -86,99 +86,107 @@ def chaos(options: Options, state_dir: Path | None, *, audience: Audience, comma
         raise
     finally:
         if state_dir is None and not worth_keeping:
-            grounds.discard()
+            environment.discard()
             shutil.rmtree(folder)
 
 
-def _run(grounds: Grounds, options: Options, audience: Audience, command: str) -> ChaosReport:
-    with grounds:
-        upgrade(grounds.postgres.url)
-        grounds.start_workers()
-        with closing(Runtime(grounds.settings)) as runtime:
+def _run(environment: Environment, options: Options, audience: Audience, command: str) -> ChaosReport:
+    with environment:
+        upgrade(environment.postgres.url)
+        environment.start_workers()
+        with closing(Runtime(environment.settings)) as runtime:
             audience.step("Making users and tokens")
-            people = settle_in(options.seed, Accounts(runtime), connections=runtime.settings.database_connections)
-            striker = Striker(grounds, runtime, schedule(options.minutes, options.seed, density=options.density))
-            pulse = Pulse(grounds, runtime)
-            pulse.start()
+            population = create_population(
+                options.seed, Accounts(runtime), connections=runtime.settings.database_connections
+            )
+            injector = Injector(environment, runtime, schedule(options.minutes, options.seed, density=options.density))
+            liveness = Liveness(environment, runtime)
+            liveness.start()
             try:
                 audience.step("Traffic and faults")
-                grounds.start_gateways(people)
-                _rage(grounds, striker, pulse, options, audience)
-                gateways = _lives(grounds.some("gateway"), pulse)
-                grounds.all_up()
+                environment.start_gateways(population)
+                _inject_all(environment, injector, liveness, options, audience)
+                gateways = _process_reports(environment.some("gateway"), liveness)
+                environment.all_up()
                 audience.step("Ending the traffic")
-                grounds.end_traffic()
-                settled, silent = _rest(grounds, runtime, pulse, audience)
+                environment.end_traffic()
+                settled, silent = _settle(environment, runtime, liveness, audience)
             finally:
-                striker.close()
-                pulse.close()
+                injector.close()
+                liveness.close()
             audience.step("Checking the guarantees")
             verified = verify.check(holds=runtime.holds, ledger=runtime.ledger)
             audience.step("Comparing the journals with the books")
-            stories = read_stories(read_journals(grounds.journals))
-            books = read_books(runtime.settings, first_user_id=people.user)
+            stories = read_stories(read_journals(environment.journals))
+            books = read_books(runtime.settings, first_user_id=population.user)
             return ChaosReport(
                 options=options,
-                faults=striker.done,
-                faults_left=striker.left,
+                faults=injector.done,
+                faults_left=injector.left,
                 stories=stories,
                 books=books,
                 verdict=judge(stories, books),
                 verified=verified,
                 settled=settled,
-                lives={**_lives(grounds.mortals.values(), pulse), **gateways},
+                processes={**_process_reports(environment.processes.values(), liveness), **gateways},
                 silent_workers=silent,
-                left_in_spools=len([*grounds.spools.glob("*/*.json"), *grounds.spools.glob("*/*.refused")]),
-                versions=versions(grounds, runtime),
+                left_in_spools=len([*environment.spools.glob("*/*.json"), *environment.spools.glob("*/*.refused")]),
+                versions=versions(environment, runtime),
                 command=command,
-                state_dir=str(grounds.state.path),
+                state_dir=str(environment.state.path),
             )
 
 
-def _rage(grounds: Grounds, striker: Striker, pulse: Pulse, options: Options, audience: Audience) -> None:
-    """Until the time is over and the last fault has struck."""
+def _inject_all(
+    environment: Environment, injector: Injector, liveness: Liveness, options: Options, audience: Audience
+) -> None:
+    """Until the time is over and the last fault is injected."""
     began, looked = time.monotonic(), 0.0
-    watch = Watch(grounds.journals)
+    watch = Watch(environment.journals)
     while True:
         seconds = time.monotonic() - began
-        if seconds > options.seconds and (not striker.left or seconds > options.seconds + EXTRA_SECONDS):
+        if seconds > options.seconds and (not injector.left or seconds > options.seconds + EXTRA_SECONDS):
             return
-        grounds.tend()
-        striker.strike(seconds)
+        environment.tend()
+        injector.inject(seconds)
         if seconds - looked > LOOK_SECONDS:
             looked = seconds
-            pulse.look()
+            liveness.look()
             watch.look()
-            last = tuple(f"{at:6.1f} s  {told}" for at, told in striker.told[-6:])
-            audience.scene(Scene(seconds, options.seconds, watch.requests, sum(striker.done.values()), last))
+            last = tuple(f"{at:6.1f} s  {told}" for at, told in injector.told[-6:])
+            audience.scene(Scene(seconds, options.seconds, watch.requests, sum(injector.done.values()), last))
         time.sleep(TICK_SECONDS)
 
 
-def _rest(grounds: Grounds, runtime: Runtime, pulse: Pulse, audience: Audience) -> tuple[Settled, list[str]]:
+def _settle(
+    environment: Environment, runtime: Runtime, liveness: Liveness, audience: Audience
+) -> tuple[Settled, list[str]]:
     """Everything up, nothing on its way; and the workers that don't answer although they run."""
     audience.step("Waiting until all is settled")
     settled = await_settled(
         runtime,
-        timeout_seconds=grounds.options.settle_timeout_seconds,
+        timeout_seconds=environment.options.settle_timeout_seconds,
         look=audience.waiting,
-        tend=grounds.tend,
+        tend=environment.tend,
     )
     audience.step("Asking the workers")
-    return settled, pulse.all_answer(ANSWER_SECONDS)
+    return settled, liveness.all_answer(ANSWER_SECONDS)
 
 
-def _lives(mortals: Iterable[Mortal], pulse: Pulse) -> dict[str, Lives]:
+def _process_reports(processes: Iterable[ManagedProcess], liveness: Liveness) -> dict[str, ProcessReport]:
     return {
-        mortal.name: Lives(mortal.restarts, tuple(mortal.died_by_itself), pulse.longest_silence.get(mortal.name, 0.0))
-        for mortal in mortals
+        managed.name: ProcessReport(
+            managed.restarts, tuple(managed.died_by_itself), liveness.longest_silence.get(managed.name, 0.0)
+        )
+        for managed in processes
     }
 
 
-def versions(grounds: Grounds, runtime: Runtime) -> dict[str, str]:
+def versions(environment: Environment, runtime: Runtime) -> dict[str, str]:
     """Of everything that took part."""
     info = runtime.holds.client.execute_command("INFO", "server").decode()
     valkey = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    with psycopg.connect(grounds.postgres.url) as connection:
+    with psycopg.connect(environment.postgres.url) as connection:
         postgres = connection.info.parameter_status("server_version") or ""
     python = f"{platform.python_implementation()} {sys.version.split()[0]}"
     packages = {name: version(name) for name in ("billing-tasks", "celery", "kombu", "redis", "sqlalchemy", "psycopg")}

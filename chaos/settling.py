@@ -1,9 +1,9 @@
 """Settling: wait until nothing of a run is on its way any more.
 
 Outboxes empty, holds closed, dead letters that are tried again by themselves through,
-copies of accounts as fresh as a reservation would want them. Workers and beat do
-the work; only a dead letter whose next attempt is far away is tried at once, as a
-person would.
+cached accounts as fresh as a reservation would want them. Workers and beat do the
+work; only a dead letter whose next attempt is far away is tried at once, as an
+operator would.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.runtime import Runtime
 
 POLL_SECONDS = 0.25
-#: Dead letters get so long to be retried by beat before a person does it.
+#: Dead letters get so long to be retried by beat before the run does it, as an operator would.
 DEAD_LETTERS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Pending:
     """What is still open."""
 
     events: int
@@ -41,43 +41,43 @@ class Settled:
 
     seconds: float
     in_time: bool
-    standing: Standing
+    pending: Pending
     by_hand: int  # dead letters tried at once
 
 
 def await_settled(
-    runtime: Runtime, *, timeout_seconds: float, look: Callable[[Standing], None], tend: Callable[[], None]
+    runtime: Runtime, *, timeout_seconds: float, look: Callable[[Pending], None], tend: Callable[[], None]
 ) -> Settled:
     """Wait; what is open after the time allowed is for the judge to find."""
     began = time.monotonic()
-    standing = Standing(-1, -1, -1)
+    pending = Pending(-1, -1, -1)
     by_hand = 0
     while True:
         tend()
         seconds = time.monotonic() - began
         try:
-            standing = stand(runtime)
-            if standing == Standing(0, 0, 0):
-                # A copy may be old for so long; a reservation would reload it after that.
+            pending = read_pending(runtime)
+            if pending == Pending(0, 0, 0):
+                # A cached account may be old for so long; a reservation would reload it after that.
                 wait_while_tending(runtime.settings.fresh_seconds, tend)
-                return Settled(seconds, True, standing, by_hand)
-            if standing.dead_letters and not standing.events and not standing.holds and seconds > DEAD_LETTERS_SECONDS:
+                return Settled(seconds, True, pending, by_hand)
+            if pending.dead_letters and not pending.events and not pending.holds and seconds > DEAD_LETTERS_SECONDS:
                 by_hand += _retry_by_hand(runtime)
         except Unavailable:
             pass  # it is coming back
-        look(standing)
+        look(pending)
         if seconds > timeout_seconds:
-            return Settled(seconds, False, standing, by_hand)
+            return Settled(seconds, False, pending, by_hand)
         time.sleep(POLL_SECONDS)
 
 
-def stand(runtime: Runtime) -> Standing:
+def read_pending(runtime: Runtime) -> Pending:
     """What is open now. Raises Unavailable."""
     shards = range(runtime.settings.shards)
     commands = runtime.commands
     events = sum(runtime.holds.send_all(Pipeline(tuple(commands.backlog(shard) for shard in shards))))
     holds = sum(runtime.holds.send_all(Pipeline(tuple(commands.open_holds(shard) for shard in shards))))
-    return Standing(events, holds, runtime.ledger.count_dead_letters()[DeadLetterState.RETRYING])
+    return Pending(events, holds, runtime.ledger.count_dead_letters()[DeadLetterState.RETRYING])
 
 
 def wait_while_tending(seconds: float, tend: Callable[[], None]) -> None:
@@ -97,6 +97,6 @@ def _retry_by_hand(runtime: Runtime) -> int:
         except Unavailable:
             raise
         except BillingError:
-            pass  # still not: the dead letter says why, and the next round tries again until it is given up
+            pass  # still not: the dead letter has the reason, and the next round tries again until it is given up
         tried += 1
     return tried

@@ -23,7 +23,7 @@ class Request:
     late: bool = False  # told so
     told_quota: int = 0
     release: bool = False
-    by_message: bool = False  # the release: nobody is told
+    by_message: bool = False  # the release: no answer comes
     released: bool = False  # told accepted
 
 
@@ -55,7 +55,7 @@ class Stories:
     refunds: dict[str, Refund] = field(default_factory=dict)
     top_ups: dict[str, TopUp] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)  # by reason
-    by_way: Counter[str] = field(default_factory=Counter)  # usage that was "posted" or "spooled" at once
+    by_route: Counter[str] = field(default_factory=Counter)  # usage that was "posted" or "spooled" at once
     repeated: Counter[str] = field(default_factory=Counter)  # calls that were made again, by kind
     messages: Counter[str] = field(default_factory=Counter)  # Celery messages beside a call, by task
     gave_up: list[tuple[str, str]] = field(default_factory=list)  # id, reason
@@ -63,7 +63,7 @@ class Stories:
     answers: int = 0
     begun_ms: int = 0
     ended_ms: int = 0
-    longest_pause_ms: int = 0  # between two answers, whoever got them
+    longest_pause_ms: int = 0  # between two answers of all gateways
     longest_pause_at_ms: int = 0
 
 
@@ -101,7 +101,7 @@ def _read(line: Line, stories: Stories) -> None:
             stories.requests[line.id] = Request(line.user, line.token, line.quota)
         case _:
             _read_request(line, stories.requests[line.id])
-            stories.by_way.update(way for way in ("posted", "spooled") if way in line.word.split())
+            stories.by_route.update(route for route in ("posted", "spooled") if route in line.word.split())
             if line.step == Step.REFUSED:
                 stories.refused[line.word] += 1
 

@@ -1,4 +1,4 @@
-"""Cashier: top-ups of the poor while the traffic runs, each under an id of its own, some of them paid in twice."""
+"""Top-ups of the poor while the traffic runs, each under an id of its own, some of them paid in twice."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from dataclasses import dataclass
 from billing_tasks.admin.accounts import Accounts
 from billing_tasks.errors import Unavailable
 from chaos.journal import Journal, Step
-from chaos.population import People
+from chaos.population import Population
 
-#: Of one gateway's cashier.
+#: By one gateway.
 EVERY_SECONDS = 1.2
 PATIENCE_SECONDS = 20.0
 
 
 @dataclass(slots=True)
-class Cashier:
-    """One gateway's cashier."""
+class TopUps:
+    """The top-ups that one gateway makes."""
 
     accounts: Accounts
-    people: People
+    population: Population
     journal: Journal
     dice: random.Random
 
     async def work(self, stop: asyncio.Event) -> None:
-        """Top somebody up now and then, until the stop."""
+        """Top up a poor user or a tight token now and then, until the stop."""
         while not stop.is_set():
             await asyncio.sleep(self.dice.expovariate(1 / EVERY_SECONDS))
-            whom = self.dice.choice((*self.people.poor_users, *(-token for token in self.people.tight_tokens)))
-            quota = self.people.typical_quota * self.dice.randint(3, 12)
-            await asyncio.to_thread(self._pay_in, max(0, whom), max(0, -whom), quota)
+            account = self.dice.choice(
+                (*self.population.poor_users, *(-token for token in self.population.tight_tokens))
+            )
+            quota = self.population.typical_quota * self.dice.randint(3, 12)
+            await asyncio.to_thread(self._pay_in, max(0, account), max(0, -account), quota)
 
     def _pay_in(self, user_id: int, token_id: int, quota: int) -> None:
         """To a user, or to a token if there is one."""

@@ -24,7 +24,7 @@ from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.reservation import Reservation
 from billing_tasks.pricing import Price
-from chaos.clients import Way
+from chaos.clients import Client
 from chaos.journal import Journal, Step
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Turn(Enum):
     GIVEN_BACK = auto()  # consumed, and then refunded in part or whole
     FAILED = auto()  # refunded before the charge
     FAILED_BY_MESSAGE = auto()  # the same, as messages to the workers
-    ABANDONED = auto()  # nobody comes back for the hold
+    ABANDONED = auto()  # its gateway does not come back for the hold
     RENEWED = auto()  # a short hold, kept open while a stream runs
 
 
@@ -68,9 +68,9 @@ TURNS = {
 
 @dataclass(slots=True)
 class Traffic:
-    """The requests of one process. `way` is how its calls are made, `send` publishes a Celery message."""
+    """The requests of one process. `client` makes its calls, `send` publishes a Celery message."""
 
-    way: Way
+    client: Client
     journal: Journal
     dice: random.Random
     price: Callable[[str, str], Price]
@@ -79,7 +79,7 @@ class Traffic:
     poor_users: frozenset[int]
     tight_tokens: frozenset[int]
     turns: Mapping[Turn, int] = field(default_factory=lambda: TURNS)
-    pauses: float = 1.0  # 0: nobody takes time, neither upstreams nor people
+    pauses: float = 1.0  # 0: neither upstreams nor clients take time
     sending: int = 0
 
     async def run(self, request: PlannedRequest) -> None:
@@ -134,7 +134,7 @@ class Traffic:
         write(Step.RESERVE, request_id, user=request.user_id, token=request.token_id, quota=quota)
         try:
             reservation = await self._patiently(
-                lambda: self.way.reserve(quota, request.user_id, request.token_id, price, request_id, ttl_seconds)
+                lambda: self.client.reserve(quota, request.user_id, request.token_id, price, request_id, ttl_seconds)
             )
         except ReservationClosed as exc:  # it was made, its answer got lost, and it has expired since
             write(Step.CLOSED, request_id, word=str(exc.reason))
@@ -146,7 +146,7 @@ class Traffic:
         return reservation
 
     async def _consume(self, log: ConsumeLog) -> None:
-        receipt = await self._patiently(lambda: self.way.consume(log))
+        receipt = await self._patiently(lambda: self.client.consume(log))
         word = " ".join(name for name in ("late", "posted", "spooled") if getattr(receipt, name))
         self.journal.write(Step.CONSUMED, log.request_id, quota=receipt.quota, word=word)
 
@@ -156,7 +156,7 @@ class Traffic:
         for again in (False, True)[: 1 + (self.dice.random() < 0.2)]:
             if again:
                 self.journal.write(Step.REPEAT, request_id, word=Step.RELEASE)
-            await self._patiently(lambda: self.way.release(reservation))
+            await self._patiently(lambda: self.client.release(reservation))
             self.journal.write(Step.RELEASED, request_id)
 
     async def _refund_request(self, log: ConsumeLog) -> None:
@@ -178,7 +178,7 @@ class Traffic:
                 await self._refund(log, refund_id, quota)
 
     async def _refund(self, log: ConsumeLog, refund_id: str, quota: int | None) -> None:
-        await self._patiently(lambda: self.way.refund(log.user_id, log.request_id, refund_id, quota))
+        await self._patiently(lambda: self.client.refund(log.user_id, log.request_id, refund_id, quota))
         self.journal.write(Step.REFUNDED, log.request_id, quota=quota or 0, word=refund_id)
 
     async def _keep_open(self, reservation: Reservation, turn: Turn) -> None:
@@ -187,14 +187,14 @@ class Traffic:
         if turn is not Turn.RENEWED and left_seconds > RENEW_BELOW_SECONDS:
             return
         try:
-            await self._patiently(lambda: self.way.renew(reservation, HOLD_TTL_SECONDS), seconds=5.0)
+            await self._patiently(lambda: self.client.renew(reservation, HOLD_TTL_SECONDS), seconds=5.0)
         except (ReservationClosed, Unavailable):
             return  # then the usage comes late, and the journal will say so
         if turn is Turn.RENEWED:
             await self._pause(self.dice.uniform(1.0, 4.0))
 
     def _tell(self, task: str, request_id: str, message: dict[str, Any]) -> None:
-        """Publish the same message two or three times; nobody waits for the broker."""
+        """Publish the same message two or three times; the gateway does not wait for the broker."""
         if self.sending >= MOST_MESSAGES:
             return
         times = self.dice.choice((2, 2, 3))

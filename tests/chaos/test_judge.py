@@ -1,4 +1,4 @@
-"""The judge of a chaos run sees what is wrong: made-up journals beside made-up books, one crime at a time."""
+"""The judge of a chaos run sees what is wrong: made-up journals beside made-up books, one wrong at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.books import BookedRefund, BookedTopUp, Books, Copy, Entry, OpenDeadLetter, Row
+from chaos.books import BookedRefund, BookedTopUp, Books, CachedAccount, Entry, OpenDeadLetter, Row
 from chaos.journal import Journal, Line, Step, Watch, encode, read_journals
 from chaos.judge import Verdict, Wrong, judge
 from chaos.stories import read_stories
@@ -51,7 +51,7 @@ class Case:
         return judge(read_stories(self.lines), self.books)
 
     def only(self, wrong: Wrong) -> Verdict:
-        """The verdict, after making sure that it names this crime and no other."""
+        """The verdict, after making sure that it names this wrong and no other."""
         verdict = self.judged()
         assert {finding.wrong for finding in verdict.findings} == {wrong}, verdict.findings
         assert all(finding.ids and all(finding.ids) for finding in verdict.findings)
@@ -72,9 +72,9 @@ class Case:
         user, token = self.books.users[USER], self.books.tokens[TOKEN]
         self.books.users[USER] = replace(user, balance=user.balance + quota)
         self.books.tokens[TOKEN] = replace(token, balance=token.balance + quota)
-        for copies in (self.books.user_copies, self.books.token_copies):
-            for account, copy in copies.items():
-                copies[account] = replace(copy, balance=(copy.balance or 0) + quota)
+        for cached in (self.books.cached_users, self.books.cached_tokens):
+            for account, found in cached.items():
+                cached[account] = replace(found, balance=(found.balance or 0) + quota)
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def case() -> Case:
         top_ups={"payment": BookedTopUp(USER, None, 400, "top-up")},
         users={USER: Row(1000, 9)},
         tokens={TOKEN: Row(600, 9)},
-        user_copies={USER: Copy(0, 0, 1000, 9, 100)},
-        token_copies={TOKEN: Copy(0, 0, 600, 9, 100)},
+        cached_users={USER: CachedAccount(0, 0, 1000, 9, 100)},
+        cached_tokens={TOKEN: CachedAccount(0, 0, 600, 9, 100)},
     )
     return Case(lines, books)
 
@@ -170,12 +170,12 @@ def test_a_top_up_that_was_told_and_not_booked_is_lost(case: Case) -> None:
     case.without("top-up")
     case.books.top_ups.clear()
     case.books.tokens[TOKEN] = Row(600, 9)  # it was the user's alone
-    case.books.token_copies.clear()
+    case.books.cached_tokens.clear()
 
     assert case.only(Wrong.LOST).quota(Wrong.LOST) == 400
 
 
-def test_a_refund_that_nobody_asked_for_is_lost(case: Case) -> None:
+def test_a_refund_that_no_gateway_asked_for_is_lost(case: Case) -> None:
     case.add(entry("refund", "refund-2", 60, 60, at=6, request_id="second"))
     case.books.refunds["case-2"] = BookedRefund("case-2", "second", 60, "refund-2")
 
@@ -234,7 +234,7 @@ def test_a_charge_that_no_gateway_asked_for_is_one_too_many(case: Case) -> None:
     assert case.only(Wrong.TWICE).quota(Wrong.TWICE) == 40
 
 
-def test_a_correction_that_nobody_asked_for_is_one_too_many(case: Case) -> None:
+def test_a_correction_that_no_gateway_asked_for_is_one_too_many(case: Case) -> None:
     case.add(entry("adjust", "correction", 15, -15, at=6, request_id=None))
 
     assert case.only(Wrong.TWICE).quota(Wrong.TWICE) == 15
@@ -252,29 +252,31 @@ def test_an_entry_that_changes_its_accounts_by_another_amount_is_seen(case: Case
 
 def test_a_hold_that_stays_open_is_leaked(case: Case) -> None:
     case.books.holds["failed"] = (USER, TOKEN, 50)
-    case.books.user_copies[USER] = Copy(50, 0, 1000, 9, 100)
-    case.books.token_copies[TOKEN] = Copy(50, 0, 600, 9, 100)
+    case.books.cached_users[USER] = CachedAccount(50, 0, 1000, 9, 100)
+    case.books.cached_tokens[TOKEN] = CachedAccount(50, 0, 600, 9, 100)
 
     verdict = case.only(Wrong.LEAKED)
     assert (verdict.findings[0].ids, verdict.quota(Wrong.LEAKED)) == (("failed",), 50)
 
 
-@pytest.mark.parametrize("copy", [Copy(20, 0, 1000, 9, 1), Copy(0, 20, 1000, 9, 1), Copy(0, -20, None, None, 1)])
-def test_a_counter_that_nothing_open_explains_is_leaked(case: Case, copy: Copy) -> None:
-    case.books.user_copies[USER] = copy
+@pytest.mark.parametrize(
+    "cached", [CachedAccount(20, 0, 1000, 9, 1), CachedAccount(0, 20, 1000, 9, 1), CachedAccount(0, -20, None, None, 1)]
+)
+def test_a_counter_that_nothing_open_explains_is_leaked(case: Case, cached: CachedAccount) -> None:
+    case.books.cached_users[USER] = cached
 
     assert case.only(Wrong.LEAKED).quota(Wrong.LEAKED) == 20
 
 
-@pytest.mark.parametrize("copy", [Copy(0, 0, 980, 9, 1), Copy(0, 0, 980, 10, 1)])
-def test_a_copy_that_was_never_postgresqls_is_leaked(case: Case, copy: Copy) -> None:
-    case.books.user_copies[USER] = copy
+@pytest.mark.parametrize("cached", [CachedAccount(0, 0, 980, 9, 1), CachedAccount(0, 0, 980, 10, 1)])
+def test_a_cached_account_that_was_never_postgresqls_is_leaked(case: Case, cached: CachedAccount) -> None:
+    case.books.cached_users[USER] = cached
 
     assert case.only(Wrong.LEAKED).quota(Wrong.LEAKED) == 20
 
 
-def test_an_older_copy_is_none_for_it_is_read_anew_before_it_is_used(case: Case) -> None:
-    case.books.user_copies[USER] = Copy(0, 0, 980, 8, 60_000)
+def test_an_older_cached_account_is_none_for_it_is_read_anew_before_it_is_used(case: Case) -> None:
+    case.books.cached_users[USER] = CachedAccount(0, 0, 980, 8, 60_000)
 
     assert case.judged().ok
 
@@ -349,7 +351,7 @@ def test_usage_without_an_answer_may_be_charged_or_not(case: Case, booked: bool)
     assert (verdict.unclear["consume"].calls, verdict.unclear["consume"].booked) == (1, int(booked))
 
 
-def test_an_answer_that_nobody_should_get_is_a_finding(case: Case) -> None:
+def test_an_answer_that_no_gateway_should_get_is_a_finding(case: Case) -> None:
     case.lines.append(Line(Step.UNEXPECTED, 1, "second", word="IdempotencyConflict: ..."))
 
     assert case.only(Wrong.STRANGE).findings[0].ids == ("second",)

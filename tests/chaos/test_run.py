@@ -32,7 +32,8 @@ from billing_tasks.lab.servers.folders import StateFolder
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 from chaos.books import read_books
-from chaos.clients import Awaiting
+from chaos.clients import AsyncClient
+from chaos.environment import CHECKOUT
 from chaos.faults import (
     AMOUNTS,
     KILLS,
@@ -44,10 +45,10 @@ from chaos.faults import (
 )
 from chaos.journal import Journal, read_journals
 from chaos.judge import Verdict, Wrong, judge
-from chaos.population import People, settle_in
-from chaos.processes import Mortal, State, children_of
+from chaos.population import Population, create_population
+from chaos.processes import ManagedProcess, State, children_of
 from chaos.stories import read_stories
-from chaos.top_ups import Cashier
+from chaos.top_ups import TopUps
 from chaos.traffic import Traffic, Turn
 from tests.conftest import EMPTY
 
@@ -93,7 +94,7 @@ def test_some_servers_go_at_the_same_time() -> None:
     assert sum(later - sooner < 2 for sooner, later in pairwise(moments)) >= 3
 
 
-# -- who is killed comes back -----------------------------------------------------------------------------
+# -- what is killed comes back -----------------------------------------------------------------------------
 
 MAIN_AND_CHILD = (
     "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('here', flush=True); time.sleep(600)"
@@ -101,59 +102,59 @@ MAIN_AND_CHILD = (
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[Mortal]:
+def managed(tmp_path: Path) -> Iterator[ManagedProcess]:
     """A process with a child of its own, up."""
     with StateFolder(tmp_path / "state") as state:
         part = Part(name="victim", argv=(sys.executable, "-c", MAIN_AND_CHILD), ready=log_has("here"))
-        made = Mortal(PartProcess(part, state, {}))
+        made = ManagedProcess(PartProcess(part, state, {}))
         made.start()
         yield made
         made.stop(1)
 
 
-def tended(mortal: Mortal, until: Callable[[], bool]) -> bool:
+def tended(managed: ManagedProcess, until: Callable[[], bool]) -> bool:
     """Tend it until this is so; False after a while."""
     deadline = time.monotonic() + 30
     while not until() and time.monotonic() < deadline:
-        mortal.tend()
+        managed.tend()
         time.sleep(0.01)
     return until()
 
 
-def test_a_killed_process_comes_back_as_another(mortal: Mortal) -> None:
-    first = mortal.process.pid
-    mortal.kill(signal.SIGKILL, 0.05)
+def test_a_killed_process_comes_back_as_another(managed: ManagedProcess) -> None:
+    first = managed.process.pid
+    managed.kill(signal.SIGKILL, 0.05)
 
-    assert not mortal.is_up
-    assert tended(mortal, lambda: mortal.is_up)
-    assert mortal.process.pid != first
-    assert (mortal.restarts, mortal.died_by_itself) == (1, [])
+    assert not managed.is_up
+    assert tended(managed, lambda: managed.is_up)
+    assert managed.process.pid != first
+    assert (managed.restarts, managed.died_by_itself) == (1, [])
 
 
-def test_orphans_live_until_their_parent_is_back(mortal: Mortal, all_gone: Callable[[list[int]], bool]) -> None:
-    (child,) = children_of(mortal.process.pid or 0)
-    mortal.kill(signal.SIGKILL, 0.2, children_too=False)
+def test_orphans_run_until_their_parent_is_back(managed: ManagedProcess, all_gone: Callable[[list[int]], bool]) -> None:
+    (child,) = children_of(managed.process.pid or 0)
+    managed.kill(signal.SIGKILL, 0.2, children_too=False)
 
     assert Path(f"/proc/{child}").exists()
-    assert tended(mortal, lambda: mortal.is_up)
+    assert tended(managed, lambda: managed.is_up)
     assert all_gone([child])
 
 
-def test_a_frozen_process_goes_on(mortal: Mortal) -> None:
-    first = mortal.process.pid
-    mortal.freeze(0.05)
+def test_a_frozen_process_goes_on(managed: ManagedProcess) -> None:
+    first = managed.process.pid
+    managed.freeze(0.05)
 
-    assert (mortal.state, mortal.is_up) == (State.FROZEN, False)
-    assert tended(mortal, lambda: mortal.is_up)
-    assert (mortal.process.pid, mortal.restarts) == (first, 0)
+    assert (managed.state, managed.is_up) == (State.FROZEN, False)
+    assert tended(managed, lambda: managed.is_up)
+    assert (managed.process.pid, managed.restarts) == (first, 0)
 
 
-def test_a_process_that_dies_unasked_is_noticed_and_comes_back(mortal: Mortal) -> None:
-    mortal.process.kill()
+def test_a_process_that_dies_unasked_is_noticed_and_comes_back(managed: ManagedProcess) -> None:
+    managed.process.kill()
 
-    assert tended(mortal, lambda: mortal.is_up and mortal.restarts == 1)
-    assert len(mortal.died_by_itself) == 1
-    assert "SIGKILL" in mortal.died_by_itself[0]
+    assert tended(managed, lambda: managed.is_up and managed.restarts == 1)
+    assert len(managed.died_by_itself) == 1
+    assert "SIGKILL" in managed.died_by_itself[0]
 
 
 # -- real traffic, real books, no faults but those that are put in here ----------------------------------
@@ -165,7 +166,7 @@ class World:
 
     settings: Settings
     runtime: Runtime
-    people: People
+    population: Population
     folder: Path
 
     def settle(self) -> None:
@@ -176,14 +177,14 @@ class World:
             self.runtime.run(flow)
 
     def judged(self) -> Verdict:
-        books = read_books(self.settings, first_user_id=self.people.user)
+        books = read_books(self.settings, first_user_id=self.population.user)
         return judge(read_stories(read_journals(self.folder)), books)
 
     def redis(self, *words: object) -> object:
         return self.runtime.holds.client.execute_command(*words)
 
     def sql(self, statement: str) -> None:
-        """As somebody who knows how to go behind the triggers."""
+        """Past the triggers, as an operator might."""
         with psycopg.connect(self.settings.database_url, autocommit=True) as connection:
             connection.execute("set session_replication_role = replica")
             connection.execute(statement)  # type: ignore[arg-type]
@@ -196,8 +197,8 @@ def world(servers: Servers, database_url: str, tmp_path: Path) -> Iterator[World
         runtime.holds.client.flushall()
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(EMPTY)
-        people = settle_in(3, Accounts(runtime), connections=4)
-        made = World(settings, runtime, people, tmp_path)
+        population = create_population(3, Accounts(runtime), connections=4)
+        made = World(settings, runtime, population, tmp_path)
         asyncio.run(send(made, requests=80))
         yield made
 
@@ -208,21 +209,21 @@ async def send(world: World, *, requests: int) -> None:
     async with AsyncBookkeeper(world.runtime) as bookkeeper:
         with ThreadPoolExecutor(1) as messengers:
             traffic = Traffic(
-                way=Awaiting(bookkeeper),
+                client=AsyncClient(bookkeeper),
                 journal=journal,
                 dice=dice,
                 price=lambda group, model: bookkeeper.price(group=group, model=model),
                 send=lambda *_: None,
                 messengers=messengers,
-                poor_users=frozenset(world.people.poor_users),
-                tight_tokens=frozenset(world.people.tight_tokens),
+                poor_users=frozenset(world.population.poor_users),
+                tight_tokens=frozenset(world.population.tight_tokens),
                 pauses=0,
                 turns={Turn.USED: 3, Turn.USED_TWICE: 1, Turn.GIVEN_BACK: 2, Turn.FAILED: 1},
             )
-            cashier = Cashier(Accounts(world.runtime), world.people, journal, dice)
+            top_ups = TopUps(Accounts(world.runtime), world.population, journal, dice)
             stop = asyncio.Event()
-            paying = asyncio.create_task(cashier.work(stop))
-            await asyncio.gather(*(traffic.run(request) for request in world.people.requests()[:requests]))
+            paying = asyncio.create_task(top_ups.work(stop))
+            await asyncio.gather(*(traffic.run(request) for request in world.population.requests()[:requests]))
             stop.set()
             await paying
     journal.close()
@@ -249,7 +250,7 @@ def test_an_event_that_vanishes_from_the_outbox_is_found_lost(world: World) -> N
 
 def test_a_balance_that_lost_too_much_is_found_charged_twice(world: World) -> None:
     world.settle()
-    user = world.people.user
+    user = world.population.user
     world.sql(f"update billing.users set quota = quota - 12 where id = {user}")
     world.redis("DEL", *world.redis("KEYS", f"*:user:{user}"))
 
@@ -259,7 +260,7 @@ def test_a_balance_that_lost_too_much_is_found_charged_twice(world: World) -> No
 
 def test_a_hold_without_an_owner_is_found_leaked(world: World) -> None:
     world.settle()
-    key = world.redis("KEYS", f"*:user:{world.people.user}")[0]
+    key = world.redis("KEYS", f"*:user:{world.population.user}")[0]
     world.redis("HINCRBY", key, "held", 5)
 
     (finding,) = world.judged().findings
@@ -268,7 +269,7 @@ def test_a_hold_without_an_owner_is_found_leaked(world: World) -> None:
 
 def test_charges_beyond_what_there_was_are_found_overspent(world: World) -> None:
     world.settle()
-    user = next(u for u in world.people.poor_users if world.runtime.ledger.get_user(u).used_quota)
+    user = next(u for u in world.population.poor_users if world.runtime.ledger.get_user(u).used_quota)
     everything = world.runtime.ledger.get_user(user).quota + world.runtime.ledger.get_user(user).used_quota
     world.sql(f"update billing.users set quota = quota - {everything} where id = {user}")
     opening = f"kind = 'adjust' and content = 'opening balance' and token_id is null and user_id = {user}"
@@ -285,9 +286,9 @@ def test_charges_beyond_what_there_was_are_found_overspent(world: World) -> None
 @pytest.mark.skipif("BILLING_TEST_LONG" not in os.environ, reason="100 s; `make faults` and `make chaos` run it")
 def test_a_short_run_loses_nothing_charges_nothing_twice_leaks_nothing_and_overspends_nothing(tmp_path: Path) -> None:
     folder, report = tmp_path / "state", tmp_path / "report.md"
-    words = ["chaos", "--minutes", "0.6", "--rate", "120", "--json", "--state-dir", folder, "--report", report]
-    program = [sys.executable, "-c", "from billing_tasks.cli import main; main()", *map(str, words)]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    words = ["--minutes", "0.6", "--rate", "120", "--json", "--state-dir", folder, "--report", report]
+    program = [sys.executable, "-m", "chaos", *map(str, words)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=CHECKOUT)
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -297,4 +298,4 @@ def test_a_short_run_loses_nothing_charges_nothing_twice_leaks_nothing_and_overs
     assert found["requests"] > 500
     assert found["charged_requests"] > 300
     assert found["late"]["requests"] < found["charged_requests"] / 50
-    assert "# Chaos run" in report.read_text()
+    assert "# Chaos run\n\n`python -m chaos --minutes 0.6" in report.read_text()
