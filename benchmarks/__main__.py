@@ -70,8 +70,8 @@ def measure(
     began: float,
 ) -> bool:
     """Run, write the files, and print the tables, the targets last. False if a figure does not count."""
-    with Session(servers, size).ground("bench") as ground:
-        facts = describe(ground)
+    with Session(servers, size).environment("bench") as environment:
+        facts = describe(environment)
     facts["command"] = " ".join(("python -m benchmarks", *sys.argv[1:]))
     session = Session(servers, size, tell=lambda sentence: Console(stderr=True).print(sentence, style="dim"))
     failed = run(session, names)

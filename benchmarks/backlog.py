@@ -1,6 +1,6 @@
 """Requests that wait in the outbox: reserved and consumed by the product's own scripts, many per round trip.
 
-Nobody is called for them, so nothing is drained before the measure says so.
+No worker is called for them, so nothing is drained before the measure says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from datetime import datetime
 
-from benchmarks.environment import CHANNELS, PAGE, Ground
+from benchmarks.environment import CHANNELS, PAGE, Environment
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.holds.outcomes import Consume, Reserve
 from billing_tasks.holds.replies import Closed, Reserved
@@ -29,9 +29,9 @@ def some_users(count: int, among: int, *, seed: int) -> list[int]:
     return [draw.randint(1, among) for _ in range(count)]
 
 
-def held_quota(ground: Ground) -> int:
+def held_quota(environment: Environment) -> int:
     """What every request of the benchmarks holds."""
-    return ground.price.estimate(PROMPT_TOKENS, MAX_TOKENS)
+    return environment.price.estimate(PROMPT_TOKENS, MAX_TOKENS)
 
 
 def make_log(reservation: Reservation, number: int, channel_id: int | None = None) -> ConsumeLog:
@@ -46,16 +46,16 @@ def make_log(reservation: Reservation, number: int, channel_id: int | None = Non
     )
 
 
-def make_logs(ground: Ground, users: Sequence[int], *, channel_id: int | None = None) -> list[ConsumeLog]:
+def make_logs(environment: Environment, users: Sequence[int], *, channel_id: int | None = None) -> list[ConsumeLog]:
     """One request under a fresh id for each of `users`. Nothing is held yet."""
-    held = held_quota(ground)
-    fresh = (Reservation(new_request_id(), user, user, held, 0, ground.price) for user in users)
+    held = held_quota(environment)
+    fresh = (Reservation(new_request_id(), user, user, held, 0, environment.price) for user in users)
     return [make_log(reservation, number, channel_id) for number, reservation in enumerate(fresh)]
 
 
-def make_events(ground: Ground, users: Sequence[int], *, channel_id: int | None = None) -> list[Event]:
+def make_events(environment: Environment, users: Sequence[int], *, channel_id: int | None = None) -> list[Event]:
     """The same as events."""
-    return [events.of_log(log) for log in make_logs(ground, users, channel_id=channel_id)]
+    return [events.of_log(log) for log in make_logs(environment, users, channel_id=channel_id)]
 
 
 def date(waiting: Sequence[Event], moment: datetime) -> None:
@@ -68,51 +68,51 @@ def date(waiting: Sequence[Event], moment: datetime) -> None:
         )
 
 
-def file_backlog(ground: Ground, waiting: Sequence[Event]) -> None:
-    """Reserve and consume all of them; their accounts' copies are loaded first."""
-    hold_all(ground, waiting)
-    consume_all(ground, waiting)
+def file_backlog(environment: Environment, waiting: Sequence[Event]) -> None:
+    """Reserve and consume all of them; their accounts are loaded first."""
+    hold_all(environment, waiting)
+    consume_all(environment, waiting)
 
 
-def hold_all(ground: Ground, waiting: Sequence[Event]) -> None:
-    """Load the accounts' copies and open a hold for each. Raises RuntimeError if one is not taken."""
-    ground.warm(event.user_id for event in waiting)
-    reserve_all(ground, waiting)
+def hold_all(environment: Environment, waiting: Sequence[Event]) -> None:
+    """Load the accounts and open a hold for each. Raises RuntimeError if one is not taken."""
+    environment.warm(event.user_id for event in waiting)
+    reserve_all(environment, waiting)
 
 
-def reserve_all(ground: Ground, waiting: Sequence[Event]) -> None:
+def reserve_all(environment: Environment, waiting: Sequence[Event]) -> None:
     """`hold_all` of accounts that are loaded."""
-    held = held_quota(ground)
+    held = held_quota(environment)
     for at in range(0, len(waiting), PAGE):
         page = waiting[at : at + PAGE]
-        reserved = ground.runtime.perform(Pipeline(tuple(_reserve(ground, event, held) for event in page)))
+        reserved = environment.runtime.perform(Pipeline(tuple(_reserve(environment, event, held) for event in page)))
         if {reply.outcome for reply in reserved} != {Reserve.HELD}:
             raise RuntimeError(f"a reservation was not taken: {reserved}")
 
 
-def consume_all(ground: Ground, waiting: Sequence[Event]) -> None:
+def consume_all(environment: Environment, waiting: Sequence[Event]) -> None:
     """Close the hold of each. Raises RuntimeError if one is not taken."""
     for at in range(0, len(waiting), PAGE):
         page = waiting[at : at + PAGE]
-        consumed = ground.runtime.perform(Pipeline(tuple(_consume(ground, event) for event in page)))
+        consumed = environment.runtime.perform(Pipeline(tuple(_consume(environment, event) for event in page)))
         if {reply.outcome for reply in consumed} != {Consume.CONSUMED}:
             raise RuntimeError(f"a consume was not taken: {consumed}")
 
 
-def _reserve(ground: Ground, event: Event, held: int) -> Command[Reserved]:
-    return ground.runtime.commands.reserve(
+def _reserve(environment: Environment, event: Event, held: int) -> Command[Reserved]:
+    return environment.runtime.commands.reserve(
         request_id=event.request_id,
         user_id=event.user_id,
         token_id=event.token_id,
         amount=held,
-        ttl_ms=ground.settings.hold_ttl_seconds * 1000,
-        backlog_limit=ground.settings.backlog_limit,
+        ttl_ms=environment.settings.hold_ttl_seconds * 1000,
+        backlog_limit=environment.settings.backlog_limit,
         fresh_ms=0,
     )
 
 
-def _consume(ground: Ground, event: Event) -> Command[Closed[Consume]]:
-    return ground.runtime.commands.consume(
+def _consume(environment: Environment, event: Event) -> Command[Closed[Consume]]:
+    return environment.runtime.commands.consume(
         request_id=event.request_id,
         user_id=event.user_id,
         token_id=event.token_id,

@@ -1,6 +1,6 @@
-"""Ground: one database and one corner of Redis, with everything the product needs to run on them.
+"""Environment: one database and one key prefix of Redis, with everything the product needs to run on them.
 
-Several grounds may share the servers (a small ledger beside a large one). Accounts
+Several environments may share the servers (a small ledger beside a large one). Accounts
 are numbered from 1, and each user has one token of the same number.
 """
 
@@ -44,7 +44,7 @@ set session_replication_role = default
 """
 
 
-class Ground:
+class Environment:
     """The product over one database of the servers. Close it."""
 
     def __init__(self, servers: Servers, name: str = "bench", **settings: Any) -> None:
@@ -99,11 +99,11 @@ class Ground:
             time.sleep(POLL_SECONDS)
 
     def empty(self) -> None:
-        """No accounts, no history, and nothing in Redis (for every ground on these servers)."""
+        """No accounts, no history, and nothing in Redis (for every environment on these servers)."""
         self._sql.execute(_EMPTY)
         self.redis("FLUSHALL")
 
-    def environment(self, **more: str) -> Mapping[str, str]:
+    def variables(self, **more: str) -> Mapping[str, str]:
         """What makes a process work here."""
         root = str(Path(__file__).resolve().parents[1])
         return {
@@ -119,7 +119,7 @@ class Ground:
     # -- the product --------------------------------------------------------------------------------------
 
     def warm(self, user_ids: Iterable[int]) -> None:
-        """Copies of users and their tokens into Redis, as the first reservation would put them there."""
+        """Load users and their tokens into Redis, as the first reservation would put them there."""
         wanted = sorted(set(user_ids))
         commands = self.runtime.commands
         for at in range(0, len(wanted), PAGE):

@@ -33,11 +33,11 @@ CPU = Unit("CPU s per million", "lower")
 
 @dataclass(slots=True)
 class Series:
-    """One figure over the rounds: `key` names it for targets, `who` for people."""
+    """One figure over the rounds: `key` names it for targets, `side` in the tables."""
 
     key: str
     measure: str
-    who: str
+    side: str
     unit: Unit
     values: list[float] = field(default_factory=list)  # one per round
     broken: list[str] = field(default_factory=list)  # guarantees that did not hold; then it counts as nothing
@@ -80,9 +80,9 @@ class Book:
     def __init__(self) -> None:
         self._series: dict[str, Series] = {}
 
-    def add(self, key: str, who: str, unit: Unit, value: float) -> None:
+    def add(self, key: str, side: str, unit: Unit, value: float) -> None:
         """Note one round's value. The key begins with the measure's name: `drain.worker1`."""
-        series = self._series.setdefault(key, Series(key, key.split(".", 1)[0], who, unit))
+        series = self._series.setdefault(key, Series(key, key.split(".", 1)[0], side, unit))
         series.values.append(value)
 
     def all(self, measure: str | None = None) -> list[Series]:

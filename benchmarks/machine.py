@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.environment import Ground
+from benchmarks.environment import Environment
 
 
-def describe(ground: Ground) -> dict[str, str]:
+def describe(environment: Environment) -> dict[str, str]:
     """Machine, versions and settings, for the head of the table and the JSON file."""
-    valkey = ground.redis("INFO", "server").decode()
+    valkey = environment.redis("INFO", "server").decode()
     facts = dict(line.split(":", 1) for line in valkey.splitlines() if ":" in line)
     settings = ("shared_buffers", "fsync", "synchronous_commit", "max_wal_size")
     return {
@@ -21,8 +21,8 @@ def describe(ground: Ground) -> dict[str, str]:
         "processor": f"{os.cpu_count()} x {processor()}",
         "load before": f"{os.getloadavg()[0]:.2f} (1 minute)",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "PostgreSQL": ground.sql("show server_version")[0][0],
-        "PostgreSQL settings": ", ".join(f"{name} {ground.sql(f'show {name}')[0][0]}" for name in settings),
+        "PostgreSQL": environment.sql("show server_version")[0][0],
+        "PostgreSQL settings": ", ".join(f"{name} {environment.sql(f'show {name}')[0][0]}" for name in settings),
         "Valkey": facts.get("valkey_version", facts.get("redis_version", "?")),
         "libraries": ", ".join(f"{name} {version(name)}" for name in ("celery", "redis", "sqlalchemy", "psycopg")),
     }

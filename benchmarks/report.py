@@ -33,10 +33,10 @@ def _figures(measure: str, book: Book) -> Table:
         table.add_column(name, justify="left" if name in ("what", "unit") else "right")
     for series in book.all(measure):
         if series.broken:
-            table.add_row(series.who, "wrong", "", "", series.unit.name, str(len(series.values)), "")
+            table.add_row(series.side, "wrong", "", "", series.unit.name, str(len(series.values)), "")
             continue
         table.add_row(
-            series.who,
+            series.side,
             *(number(value) for value in (series.median, series.low, series.high)),
             series.unit.name,
             str(len(series.values)),
@@ -63,7 +63,7 @@ def _targets(judged: Sequence[Judged]) -> Table:
     for one in judged:
         target = one.target
         unit = f" {target.unit}" if target.unit != "x" else "x"
-        others = ", ".join(f"{name} {number(figure)}" for name, figure in one.all_ways if name)
+        others = ", ".join(f"{name} {number(figure)}" for name, figure in one.all_comparisons if name)
         table.add_row(
             target.what,
             f"{target.direction} {target.bound:g}{unit}",
@@ -93,7 +93,7 @@ def as_dict(
         "series": [
             {
                 "key": series.key,
-                "who": series.who,
+                "side": series.side,
                 "unit": series.unit.name,
                 "better": series.unit.better,
                 "median": series.median,
@@ -110,7 +110,7 @@ def as_dict(
                 "unit": one.target.unit,
                 "figure": _finite(one.figure),
                 "reached": one.reached,
-                "ways": {name: _finite(figure) for name, figure in one.all_ways},
+                "comparisons": {name: _finite(figure) for name, figure in one.all_comparisons},
             }
             for one in judged
         ],

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.environment import Ground
+from benchmarks.environment import Environment
 from benchmarks.figures import Book
 from benchmarks.population import populate
 from benchmarks.sizes import Size
@@ -25,7 +25,7 @@ class Session:
     findings: list[str] = field(default_factory=list)  # broken guarantees of the measure that runs
 
     @contextmanager
-    def ground(
+    def environment(
         self,
         name: str = "bench",
         *,
@@ -33,16 +33,16 @@ class Session:
         entries: int = 0,
         servers: Servers | None = None,
         **settings: Any,
-    ) -> Iterator[Ground]:
-        """A fresh ground with `users` accounts (the size's) and `entries` booked consumes. Checked at the end."""
-        ground = Ground(servers or self.servers, name, **settings)
+    ) -> Iterator[Environment]:
+        """A fresh environment with `users` accounts (the size's) and `entries` booked consumes. Checked at the end."""
+        environment = Environment(servers or self.servers, name, **settings)
         try:
-            ground.empty()
-            populate(ground, self.size.users if users is None else users, entries=entries)
-            yield ground
-            self.findings += ground.verify()
+            environment.empty()
+            populate(environment, self.size.users if users is None else users, entries=entries)
+            yield environment
+            self.findings += environment.verify()
         finally:
-            ground.close()
+            environment.close()
 
     def rounds(self) -> Iterator[int]:
         """The rounds, each told."""

@@ -11,7 +11,7 @@ class Size:
 
     rounds: int
     users: int  # accounts, each with one token
-    calls: int  # timed calls per way of calling
+    calls: int  # timed calls per kind of caller
     blocks: int  # both sides of a pair take turns this often within a round
     events: int  # of a backlog that is drained
     tasks: int  # of the plain Celery port, which is slower

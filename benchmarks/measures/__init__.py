@@ -1,4 +1,4 @@
-"""What is measured. Each takes a Session, makes its own ground and writes into the session's book.
+"""What is measured. Each takes a Session, makes its own environment and writes into the session's book.
 
 inline.py   reserve and consume, call by call          drain.py    a backlog booked, and the processors' time
 trips.py    round trips                                cycle.py    whole requests with live workers

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from benchmarks.backlog import held_quota, make_log, some_users
-from benchmarks.environment import Ground
+from benchmarks.environment import Environment
 from benchmarks.figures import MS, percentile
 from benchmarks.session import Session
 from benchmarks.workers import running_worker
@@ -59,32 +59,32 @@ def measure(session: Session) -> None:
     """Milliseconds from consume to posted, p50, p99 and the longest."""
     with (
         _timed_servers() as servers,
-        session.ground(servers=servers) as ground,
-        running_worker(servers.state, "light", processes=2, environ=ground.environment()),
+        session.environment(servers=servers) as environment,
+        running_worker(servers.state, "light", processes=2, environ=environment.variables()),
     ):
-        asyncio.run(_traffic(session, ground, 100, seed=-1))  # whoever comes first waits for connections
-        ground.await_empty_outboxes()
+        asyncio.run(_traffic(session, environment, 100, seed=-1))  # the first requests wait for connections
+        environment.await_empty_outboxes()
         for number in session.rounds():
-            ground.settle_down()
-            called = asyncio.run(_traffic(session, ground, session.size.light_requests, seed=number))
-            ground.await_empty_outboxes()
-            committed = dict(ground.sql(_COMMITTED))
+            environment.settle_down()
+            called = asyncio.run(_traffic(session, environment, session.size.light_requests, seed=number))
+            environment.await_empty_outboxes()
+            committed = dict(environment.sql(_COMMITTED))
             waited = [(committed[request_id] - ns) / 1e6 for request_id, ns in called.items()]
             for percent in (50, 99, 100):
-                says = "longest" if percent == 100 else f"p{percent}"
-                who = f"consume to posted at {PER_SECOND}/s, {says}"
-                session.book.add(f"light.p{percent}", who, MS, percentile(waited, percent))
+                which = "longest" if percent == 100 else f"p{percent}"
+                side = f"consume to posted at {PER_SECOND}/s, {which}"
+                session.book.add(f"light.p{percent}", side, MS, percentile(waited, percent))
 
 
-async def _traffic(session: Session, ground: Ground, requests: int, *, seed: int) -> dict[str, int]:
+async def _traffic(session: Session, environment: Environment, requests: int, *, seed: int) -> dict[str, int]:
     """When consume was called for each request, in nanoseconds since 1970."""
     called: dict[str, int] = {}
     pauses = random.Random(seed)  # noqa: S311 - spread, not secrecy
-    held = held_quota(ground)
-    async with AsyncBookkeeper.from_settings(ground.settings) as bk, asyncio.TaskGroup() as group:
+    held = held_quota(environment)
+    async with AsyncBookkeeper.from_settings(environment.settings) as bk, asyncio.TaskGroup() as group:
 
         async def request(number: int, user: int) -> None:
-            reservation = await bk.pre_consume_quota(held, user_id=user, token_id=user, price=ground.price)
+            reservation = await bk.pre_consume_quota(held, user_id=user, token_id=user, price=environment.price)
             called[reservation.request_id] = time.time_ns()
             await bk.consume(make_log(reservation, number))
 

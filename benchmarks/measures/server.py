@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmarks.backlog import consume_all, make_events, reserve_all, some_users
-from benchmarks.environment import PAGE, Ground
+from benchmarks.environment import PAGE, Environment
 from benchmarks.figures import Unit
 from benchmarks.opponents import one_write
 from benchmarks.session import Session
@@ -21,32 +21,38 @@ MICROSECONDS = Unit("us of Redis", "lower")
 
 def measure(session: Session) -> None:
     """Microseconds per reservation, per consume, per event that leaves the outbox, and per single write."""
-    with session.ground() as ground, ground.appendfsync("everysec"):
+    with session.environment() as environment, environment.appendfsync("everysec"):
         for number in session.rounds():
             users = some_users(session.size.calls, session.size.users, seed=number)
-            ground.warm(users)
-            waiting = make_events(ground, users)
-            _note(session, ground, "limit", "one write", partial(_write_all, ground, users))
-            _note(session, ground, "reserve", "reserve", partial(reserve_all, ground, waiting))
-            _note(session, ground, "consume", "consume", partial(consume_all, ground, waiting))
-            _note(session, ground, "settled", "an event that leaves the outbox, its share of a drain", ground.drain)
+            environment.warm(users)
+            waiting = make_events(environment, users)
+            _note(session, environment, "limit", "one write", partial(_write_all, environment, users))
+            _note(session, environment, "reserve", "reserve", partial(reserve_all, environment, waiting))
+            _note(session, environment, "consume", "consume", partial(consume_all, environment, waiting))
+            _note(
+                session,
+                environment,
+                "settled",
+                "an event that leaves the outbox, its share of a drain",
+                environment.drain,
+            )
 
 
-def _note(session: Session, ground: Ground, what: str, says: str, work: Callable[[], object]) -> None:
-    session.book.add(f"server.{what}", says, MICROSECONDS, _spent(ground, work) / session.size.calls)
+def _note(session: Session, environment: Environment, what: str, side: str, work: Callable[[], object]) -> None:
+    session.book.add(f"server.{what}", side, MICROSECONDS, _spent(environment, work) / session.size.calls)
 
 
-def _write_all(ground: Ground, users: list[int]) -> None:
-    writes = one_write.commands(ground, users)
+def _write_all(environment: Environment, users: list[int]) -> None:
+    writes = one_write.commands(environment, users)
     for at in range(0, len(writes), PAGE):
-        ground.runtime.perform(Pipeline(tuple(writes[at : at + PAGE])))
+        environment.runtime.perform(Pipeline(tuple(writes[at : at + PAGE])))
 
 
-def _spent(ground: Ground, work: Callable[[], object]) -> float:
+def _spent(environment: Environment, work: Callable[[], object]) -> float:
     """Microseconds that the server spent in EVALSHA meanwhile."""
-    ground.redis("CONFIG", "RESETSTAT")
+    environment.redis("CONFIG", "RESETSTAT")
     work()
-    for line in ground.redis("INFO", "commandstats").decode().splitlines():
+    for line in environment.redis("INFO", "commandstats").decode().splitlines():
         if line.startswith("cmdstat_evalsha:"):
             return float(dict(pair.split("=") for pair in line.split(":", 1)[1].split(","))["usec"])
     return 0.0

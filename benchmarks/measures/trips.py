@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from benchmarks.backlog import file_backlog, held_quota, make_events, make_log, some_users
-from benchmarks.environment import Ground
+from benchmarks.environment import Environment
 from benchmarks.figures import COMMANDS, TRIPS
 from benchmarks.session import Session
 from billing_tasks.client.bookkeeper import Bookkeeper
@@ -22,33 +22,33 @@ END = "end of the call"
 
 def measure(session: Session) -> None:
     """Commands that Redis sees per call; trips per batch of a drain, to Redis and to PostgreSQL."""
-    with session.ground(users=max(session.size.users, 16)) as ground:
-        _calls(session, ground)
-        _batch(session, ground)
+    with session.environment(users=max(session.size.users, 16)) as environment:
+        _calls(session, environment)
+        _batch(session, environment)
 
 
-def _calls(session: Session, ground: Ground) -> None:
-    bk, held, note = ground.bk, held_quota(ground), session.book.add
+def _calls(session: Session, environment: Environment) -> None:
+    bk, held, note = environment.bk, held_quota(environment), session.book.add
 
     def reserve(user: int) -> Any:
-        return bk.pre_consume_quota(held, user_id=user, token_id=user, price=ground.price)
+        return bk.pre_consume_quota(held, user_id=user, token_id=user, price=environment.price)
 
     bk.refund_quota(reserve(1))  # teaches the scripts, opens the connection
     bk.consume(make_log(reserve(1), 0))
-    note("trips.cold", "reserve, account not in Redis", COMMANDS, _seen(ground, lambda: reserve(2)))
-    note("trips.reserve", "reserve", COMMANDS, _seen(ground, lambda: reserve(1)))
+    note("trips.cold", "reserve, account not in Redis", COMMANDS, _seen(environment, lambda: reserve(2)))
+    note("trips.reserve", "reserve", COMMANDS, _seen(environment, lambda: reserve(1)))
     log = make_log(reserve(1), 0)
-    note("trips.consume", "consume", COMMANDS, _seen(ground, lambda: bk.consume(log)))
+    note("trips.consume", "consume", COMMANDS, _seen(environment, lambda: bk.consume(log)))
     held_one = reserve(1)
-    note("trips.refund", "refund_quota", COMMANDS, _seen(ground, lambda: bk.refund_quota(held_one)))
-    ground.drain()
+    note("trips.refund", "refund_quota", COMMANDS, _seen(environment, lambda: bk.refund_quota(held_one)))
+    environment.drain()
 
 
-def _seen(ground: Ground, call: Callable[[], object]) -> int:
+def _seen(environment: Environment, call: Callable[[], object]) -> int:
     """Commands of clients on the quota database during the call; the broker's are on another."""
-    with redis.Redis.from_url(ground.settings.cache_url) as client, client.monitor() as monitor:
+    with redis.Redis.from_url(environment.settings.cache_url) as client, client.monitor() as monitor:
         call()
-        ground.redis("ECHO", END)
+        environment.redis("ECHO", END)
         seen = 0
         for command in monitor.listen():
             if command["command"] == f"ECHO {END}":
@@ -68,17 +68,17 @@ class _Counting(Runtime):
         return super().perform(effect)
 
 
-def _batch(session: Session, ground: Ground) -> None:
+def _batch(session: Session, environment: Environment) -> None:
     """A shard's backlog of three full batches, so that what a drain does once is seen beside what it repeats."""
-    shards = ground.settings.shards
+    shards = environment.settings.shards
     users = [
         user - user % shards or shards
-        for user in some_users(3 * ground.settings.batch_size, session.size.users, seed=1)
+        for user in some_users(3 * environment.settings.batch_size, session.size.users, seed=1)
     ]
-    file_backlog(ground, make_events(ground, users))
-    runtime = _Counting(ground.settings)
+    file_backlog(environment, make_events(environment, users))
+    runtime = _Counting(environment.settings)
     runtime.asked = Counter()
-    flow = settle.drain(0, owner="trips", commands=runtime.commands, settings=ground.settings, now=lambda: 0.0)
+    flow = settle.drain(0, owner="trips", commands=runtime.commands, settings=environment.settings, now=lambda: 0.0)
     runtime.run(flow)
     for server, asked in runtime.asked.items():
         session.book.add(f"trips.batch.{server}", f"drain of three batches, to {server}", TRIPS, asked)

@@ -1,6 +1,6 @@
 """A plain Celery port of the reference: one task per consume, its bookkeeping in one transaction by SQLAlchemy.
 
-What most people would write first: `consume.delay(log)`, and in the task an insert
+What most programmers would write first: `consume.delay(log)`, and in the task an insert
 that a unique request_id makes safe to repeat, then user, token and channel.
 
 At its best: messages are acknowledged early (a killed worker loses what it had

@@ -15,7 +15,7 @@ import redis
 import sqlalchemy as sa
 from celery import Celery
 
-from benchmarks.environment import CHANNELS, POLL_SECONDS, Ground
+from benchmarks.environment import CHANNELS, POLL_SECONDS, Environment
 from benchmarks.opponents import plain_app
 from billing_tasks.lab.parts import PartProcess
 from billing_tasks.model.ids import new_request_id
@@ -34,24 +34,26 @@ WAITING = "-waiting"
 SECONDS = 300.0
 
 
-def prepare(ground: Ground, users: int) -> None:
-    """Its tables in the ground's database, empty but for accounts; room on the pages, as ours have."""
-    drop(ground)
-    ground.sql("create schema plain")
-    engine = sa.create_engine(ground.settings.sqlalchemy_url)
+def prepare(environment: Environment, users: int) -> None:
+    """Its tables in the environment's database, empty but for accounts; room on the pages, as ours have."""
+    drop(environment)
+    environment.sql("create schema plain")
+    engine = sa.create_engine(environment.settings.sqlalchemy_url)
     plain_app.tables.create_all(engine)
     engine.dispose()
     for table in ("users", "tokens", "channels"):
-        ground.sql(f"alter table plain.{table} set (fillfactor = 60)")
-    ground.sql("insert into plain.users (id, quota) select n, 1000000000000 from generate_series(1, %s) as n", [users])
-    ground.sql("insert into plain.tokens (id, user_id, remain_quota) select id, id, quota from plain.users")
-    ground.sql("insert into plain.channels (id) select n from generate_series(1, %s) as n", [CHANNELS])
-    ground.sql("vacuum analyze plain.users, plain.tokens, plain.channels, plain.logs")
+        environment.sql(f"alter table plain.{table} set (fillfactor = 60)")
+    environment.sql(
+        "insert into plain.users (id, quota) select n, 1000000000000 from generate_series(1, %s) as n", [users]
+    )
+    environment.sql("insert into plain.tokens (id, user_id, remain_quota) select id, id, quota from plain.users")
+    environment.sql("insert into plain.channels (id) select n from generate_series(1, %s) as n", [CHANNELS])
+    environment.sql("vacuum analyze plain.users, plain.tokens, plain.channels, plain.logs")
 
 
-def drop(ground: Ground) -> None:
+def drop(environment: Environment) -> None:
     """Take the tables away again."""
-    ground.sql("drop schema if exists plain cascade")
+    environment.sql("drop schema if exists plain cascade")
 
 
 def make_log(user: int, number: int) -> dict[str, Any]:
@@ -84,23 +86,23 @@ def sender(settings: Settings, queue: str) -> Iterator[Callable[[dict[str, Any]]
     app.close()
 
 
-def fill_queue(ground: Ground, queue: str, tasks: int, users: int, *, seed: int) -> None:
+def fill_queue(environment: Environment, queue: str, tasks: int, users: int, *, seed: int) -> None:
     """So many tasks wait where no worker looks: sending them must not take its processor while they are booked."""
     draw = random.Random(seed)  # noqa: S311 - spread, not secrecy
-    with sender(ground.settings, queue + WAITING) as send:
+    with sender(environment.settings, queue + WAITING) as send:
         for number in range(tasks):
             send(make_log(draw.randint(1, users), number))
 
 
-def release(ground: Ground, queue: str) -> None:
+def release(environment: Environment, queue: str) -> None:
     """Hand all that waits to the workers at once."""
-    with redis.Redis.from_url(ground.settings.redis_url) as broker:
+    with redis.Redis.from_url(environment.settings.redis_url) as broker:
         broker.rename(queue + WAITING, queue)
 
 
-def open_counters(ground: Ground, users: int) -> None:
+def open_counters(environment: Environment, users: int) -> None:
     """The counters its reservations take from."""
-    with ground.runtime.holds.client.pipeline(transaction=False) as pipe:
+    with environment.runtime.holds.client.pipeline(transaction=False) as pipe:
         for user in range(1, users + 1):
             pipe.execute_command("MSET", f"plain:user:{user}", 10**12, f"plain:token:{user}", 10**12)
         pipe.execute()
@@ -123,12 +125,14 @@ def requester(settings: Settings, users: int, *, seed: int) -> Iterator[Callable
         yield make
 
 
-def await_booked(ground: Ground, queue: str, wanted: int, worker: PartProcess, *, seconds: float = SECONDS) -> None:
+def await_booked(
+    environment: Environment, queue: str, wanted: int, worker: PartProcess, *, seconds: float = SECONDS
+) -> None:
     """Return when its log has so many rows. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
-    with redis.Redis.from_url(ground.settings.redis_url) as broker:
+    with redis.Redis.from_url(environment.settings.redis_url) as broker:
         # Counting rows is dear; while messages wait there is no need to.
-        while broker.llen(queue) or ground.sql("select count(*) from plain.logs")[0][0] < wanted:
+        while broker.llen(queue) or environment.sql("select count(*) from plain.logs")[0][0] < wanted:
             if time.monotonic() > deadline or not worker.is_running:
                 raise TimeoutError(f"the plain worker did not book everything. {worker.post_mortem()}")
             time.sleep(POLL_SECONDS)

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 import psycopg
 
 from benchmarks.backlog import held_quota
-from benchmarks.environment import Ground
+from benchmarks.environment import Environment
 from billing_tasks.model import events
 from billing_tasks.model.events import Event
 
 _POST = "select outcomes, users, tokens from billing.post_batch_v2(%s, %s)"
 
 
-def seconds_to_post(ground: Ground, waiting: Sequence[Event]) -> float:
+def seconds_to_post(environment: Environment, waiting: Sequence[Event]) -> float:
     """How long PostgreSQL takes to book them all. Raises RuntimeError if one was not booked."""
-    size, shards = ground.settings.batch_size, ground.settings.shards
-    held = held_quota(ground)
+    size, shards = environment.settings.batch_size, environment.settings.shards
+    held = held_quota(environment)
     for event in waiting:
         event.held_quota = held  # a drain takes it from the outbox entry; PostgreSQL does more for it
     batches: list[tuple[str, str]] = []
@@ -31,7 +31,7 @@ def seconds_to_post(ground: Ground, waiting: Sequence[Event]) -> float:
         outbox = f'[{{"shard": {shard}}}]'
         batches += [(outbox, events.encode_all(own[at : at + size])) for at in range(0, len(own), size)]
     with psycopg.connect(
-        ground.settings.database_url, autocommit=True, options="-c synchronous_commit=on"
+        environment.settings.database_url, autocommit=True, options="-c synchronous_commit=on"
     ) as connection:
         began = time.perf_counter()
         answers = [connection.execute(_POST, batch).fetchone() for batch in batches]

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.environment import CHANNELS, Ground
+from benchmarks.environment import CHANNELS, Environment
 from billing_tasks.lab.servers.binaries import find_postgres
 
-WHO = r"""\set user random(1, :users)
+DRAW = r"""\set user random(1, :users)
 \set token :user
 \set channel random(1, :channels)
 """
@@ -42,35 +42,37 @@ class Bench:
     latencies_ms: list[float]  # of single runs of the script; empty unless asked for
 
 
-def prepare(ground: Ground, users: int) -> None:
-    """The reference's tables in the ground's database, empty but for accounts."""
-    ground.sql((_HERE / "reference_tables.sql").read_text(encoding="utf-8"))
-    ground.sql(
+def prepare(environment: Environment, users: int) -> None:
+    """The reference's tables in the environment's database, empty but for accounts."""
+    environment.sql((_HERE / "reference_tables.sql").read_text(encoding="utf-8"))
+    environment.sql(
         "insert into reference.users (id, username, quota) select n, 'user' || n, 1000000000000"
         " from generate_series(1, %s) as n",
         [users],
     )
-    ground.sql(
+    environment.sql(
         "insert into reference.tokens (id, user_id, key, name, remain_quota)"
         " select id, id, md5(id::text), 'token of ' || id, quota from reference.users"
     )
-    ground.sql(
+    environment.sql(
         "insert into reference.channels (id, name) select n, 'c' || n from generate_series(1, %s) as n", [CHANNELS]
     )
-    ground.sql("vacuum analyze reference.users, reference.tokens, reference.channels, reference.logs")
+    environment.sql("vacuum analyze reference.users, reference.tokens, reference.channels, reference.logs")
 
 
-def drop(ground: Ground) -> None:
+def drop(environment: Environment) -> None:
     """Take the tables away again."""
-    ground.sql("drop schema if exists reference cascade")
+    environment.sql("drop schema if exists reference cascade")
 
 
-def run(ground: Ground, script: str, *, users: int, clients: int, seconds: int, with_latencies: bool = False) -> Bench:
+def run(
+    environment: Environment, script: str, *, users: int, clients: int, seconds: int, with_latencies: bool = False
+) -> Bench:
     """One run of pgbench. Raises RuntimeError with what it said if it fails."""
     with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
         file = Path(folder) / "script.sql"
-        file.write_text(WHO + script, encoding="utf-8")
-        where = urlsplit(ground.settings.database_url)
+        file.write_text(DRAW + script, encoding="utf-8")
+        where = urlsplit(environment.settings.database_url)
         argv = [
             *(str(find_postgres().bin / "pgbench"), "-n", "-M", "prepared", "-f", str(file)),
             *("-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1)), "-T", str(seconds)),

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import population
-from benchmarks.environment import Ground
+from benchmarks.environment import Environment
 from benchmarks.figures import BYTES, MS, PER_SECOND, Book, percentile
 from benchmarks.measures import MEASURES
 from benchmarks.opponents import reference
@@ -25,7 +25,7 @@ from benchmarks.report import as_dict, number, show
 from benchmarks.run import run
 from benchmarks.session import Session
 from benchmarks.sizes import SIZES, TINY
-from benchmarks.targets import Target, Way, all_targets, judge
+from benchmarks.targets import Comparison, Target, all_targets, judge
 from billing_tasks.lab.servers import Servers
 
 #: These start Celery workers, each of which takes seconds to be ready.
@@ -77,9 +77,9 @@ def test_a_figure_counts_as_nothing_once_a_guarantee_is_broken() -> None:
         if "ours" in series.key:
             series.broken = ["guarantee 3 is broken"]
     targets = [
-        Target("more", "at least", 2, (Way("", "a.ours", ("a.theirs",)),)),
-        Target("less", "at most", 2, (Way("", "b.ours_ms", ("b.theirs_ms",)),)),
-        Target("alone", "at most", 100, (Way("", "b.ours_ms"),), "ms"),
+        Target("more", "at least", 2, (Comparison("", "a.ours", ("a.theirs",)),)),
+        Target("less", "at most", 2, (Comparison("", "b.ours_ms", ("b.theirs_ms",)),)),
+        Target("alone", "at most", 100, (Comparison("", "b.ours_ms"),), "ms"),
     ]
     judged = judge(targets, book)
     assert [(one.figure, one.reached) for one in judged] == [(0, False), (math.inf, False), (math.inf, False)]
@@ -88,32 +88,36 @@ def test_a_figure_counts_as_nothing_once_a_guarantee_is_broken() -> None:
     assert "90" not in text
 
 
-def test_a_target_is_judged_by_its_worst_way_and_left_out_if_nothing_was_measured() -> None:
+def test_a_target_is_judged_by_its_worst_comparison_and_left_out_if_nothing_was_measured() -> None:
     book = book_of(a__one=[10], a__two=[6], a__base=[10])
-    ways = (Way("one", "a.one", ("a.base",)), Way("two", "a.two", ("a.base",)), Way("three", "a.three", ("a.base",)))
+    comparisons = (
+        Comparison("one", "a.one", ("a.base",)),
+        Comparison("two", "a.two", ("a.base",)),
+        Comparison("three", "a.three", ("a.base",)),
+    )
     missed, reached, *rest = judge(
         [
-            Target("x", "at least", 0.8, ways),
-            Target("y", "at least", 0.6, ways),
-            Target("z", "at most", 1, (Way("", "c.nothing"),)),
+            Target("x", "at least", 0.8, comparisons),
+            Target("y", "at least", 0.6, comparisons),
+            Target("z", "at most", 1, (Comparison("", "c.nothing"),)),
         ],
         book,
     )
     assert (missed.figure, missed.worst, missed.reached) == (0.6, "two", False)
     assert reached.reached
     assert rest == []
-    (above,) = judge([Target("w", "at most", 0.8, ways)], book)
+    (above,) = judge([Target("w", "at most", 0.8, comparisons)], book)
     assert (above.figure, above.worst, above.reached) == (1, "one", False)
 
 
 def test_each_side_is_taken_as_it_is_best_set_up() -> None:
     book = book_of(a__one=[10], a__two=[30], a__base=[10])
-    (judged,) = judge([Target("x", "at least", 3, (Way("", ("a.one", "a.two"), ("a.base",)),))], book)
+    (judged,) = judge([Target("x", "at least", 3, (Comparison("", ("a.one", "a.two"), ("a.base",)),))], book)
     assert (judged.figure, judged.reached) == (3, True)
     for series in book.all():
         if series.key != "a.base":
             series.broken = ["guarantee 3 is broken"]
-    (judged,) = judge([Target("x", "at least", 3, (Way("", ("a.one", "a.two"), ("a.base",)),))], book)
+    (judged,) = judge([Target("x", "at least", 3, (Comparison("", ("a.one", "a.two"), ("a.base",)),))], book)
     assert (judged.figure, judged.reached) == (0, False)
 
 
@@ -148,7 +152,7 @@ def test_measures_are_chosen_by_name_and_run_in_their_order() -> None:
         command.selected("sleep", "")
 
 
-def test_every_size_says_the_same_things() -> None:
+def test_every_size_sets_the_same_things() -> None:
     for size in SIZES.values():
         assert all(value for value in dataclasses.asdict(size).values())
         assert size.many_entries >= population.MONTHS * 100
@@ -168,16 +172,16 @@ def test_a_measure_with_workers_runs_and_leaves_the_guarantees_whole(name: str, 
 def check(name: str, session: Session) -> None:
     """Nothing is broken; every figure that a target asks for is there, and so are the JSON and the plot's bars.
 
-    A key that no measure writes would leave its target out of the report, and nobody would miss it.
+    A key that no measure writes would leave its target out of the report, and no other test would miss it.
     """
     assert run(session, [name]) == []
     series = session.book.all()
     assert series
     assert [one.key for one in series if not one.counts or one.median < 0] == []
     judged = judge(all_targets(TINY), session.book)
-    asked = [target for target in all_targets(TINY) if target.ways[0].keys[0].startswith(f"{name}.")]
+    asked = [target for target in all_targets(TINY) if target.comparisons[0].keys[0].startswith(f"{name}.")]
     assert [one.target for one in judged] == asked
-    assert [len(one.all_ways) for one in judged] == [len(target.ways) for target in asked]
+    assert [len(one.all_comparisons) for one in judged] == [len(target.comparisons) for target in asked]
     whole = json.loads(json.dumps(as_dict(session.book, {}, judged, dataclasses.asdict(TINY))))
     assert [one["key"] for one in whole["series"]] == [one.key for one in series]
     drawn = ElementTree.fromstring(draw(session.book, charts(TINY)))
@@ -189,10 +193,12 @@ def test_what_a_measure_breaks_is_found_and_its_figures_are_wrong(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def careless(session: Session) -> None:
-        with session.ground() as ground:
+        with session.environment() as environment:
             session.book.add("careless.rate", "careless", PER_SECOND, 10**6)
-            ground.sql("set session_replication_role = replica")  # past the trigger that would have booked it
-            ground.sql("update billing.users set quota = quota - 1, version = nextval('billing.versions') where id = 1")
+            environment.sql("set session_replication_role = replica")  # past the trigger that would have booked it
+            environment.sql(
+                "update billing.users set quota = quota - 1, version = nextval('billing.versions') where id = 1"
+            )
 
     monkeypatch.setitem(MEASURES, "careless", careless)
     run(session, ["careless"])
@@ -212,36 +218,39 @@ def test_a_measure_that_fails_does_not_end_the_run(session: Session, monkeypatch
 
 
 def test_history_fills_several_months_with_books_that_add_up(session: Session) -> None:
-    with session.ground(users=50, entries=1000) as ground:
-        months = ground.sql(
+    with session.environment(users=50, entries=1000) as environment:
+        months = environment.sql(
             "select tableoid::regclass::text, count(*) from billing.ledger_entries where kind = 'consume' group by 1"
         )
         assert len(months) == population.MONTHS
         assert sum(count for _, count in months) == 1000
-        assert ground.verify() == []
-        assert ground.runtime.ledger.maintain_partitions() == 0  # the months are the product's own
+        assert environment.verify() == []
+        assert environment.runtime.ledger.maintain_partitions() == 0  # the months are the product's own
     assert session.findings == []
 
 
 def test_the_reference_does_to_its_books_what_a_request_does(session: Session) -> None:
-    with session.ground() as ground:
-        reference.prepare(ground, TINY.users)
+    with session.environment() as environment:
+        reference.prepare(environment, TINY.users)
         script = reference.RESERVE + "\n" + reference.SETTLE
-        bench = reference.run(ground, script, users=TINY.users, clients=2, seconds=1, with_latencies=True)
-        requests, charged = ground.sql("select count(*), sum(quota) from reference.logs")[0]
+        bench = reference.run(environment, script, users=TINY.users, clients=2, seconds=1, with_latencies=True)
+        requests, charged = environment.sql("select count(*), sum(quota) from reference.logs")[0]
         assert len(bench.latencies_ms) == requests > 0
         for table, taken in (("users", "1000000000000 - quota"), ("tokens", "1000000000000 - remain_quota")):
-            assert ground.sql(f"select sum({taken}), sum(used_quota) from reference.{table}")[0] == (charged, charged)
-        assert ground.sql("select sum(used_quota) from reference.channels")[0][0] == charged
+            assert environment.sql(f"select sum({taken}), sum(used_quota) from reference.{table}")[0] == (
+                charged,
+                charged,
+            )
+        assert environment.sql("select sum(used_quota) from reference.channels")[0][0] == charged
         with pytest.raises(RuntimeError, match="pgbench failed"):
-            reference.run(ground, "select 1 from nowhere;", users=1, clients=1, seconds=1)
+            reference.run(environment, "select 1 from nowhere;", users=1, clients=1, seconds=1)
 
 
-def test_a_ground_leaves_other_settings_and_databases_alone(session: Session) -> None:
-    with session.ground() as ground:
-        before = ground.redis("CONFIG", "GET", "appendfsync")
-        with ground.appendfsync("everysec"):
-            assert ground.redis("CONFIG", "GET", "appendfsync")[1] == b"everysec"
-        assert ground.redis("CONFIG", "GET", "appendfsync") == before
-        assert isinstance(ground, Ground)
-        assert ground.settings.database_url != session.servers.database_url
+def test_an_environment_leaves_other_settings_and_databases_alone(session: Session) -> None:
+    with session.environment() as environment:
+        before = environment.redis("CONFIG", "GET", "appendfsync")
+        with environment.appendfsync("everysec"):
+            assert environment.redis("CONFIG", "GET", "appendfsync")[1] == b"everysec"
+        assert environment.redis("CONFIG", "GET", "appendfsync") == before
+        assert isinstance(environment, Environment)
+        assert environment.settings.database_url != session.servers.database_url
