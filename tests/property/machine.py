@@ -1,4 +1,4 @@
-"""The state machine's ground: servers, model, what the ledger books, reserving and closing."""
+"""The state machine's base: servers, model, what the ledger books, reserving and closing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Spy:
 
 
 class Silent:
-    """A doorbell that nobody hears: the history itself says when workers come."""
+    """A doorbell that calls no worker: the history itself decides when workers come."""
 
     def ring(self, shard: int, request_id: str) -> None:
         pass
@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
         # What the ledger said was compared by the spy.
         with suppress(errors.IdempotencyConflict, errors.TokenRefused):
             b.runtime.run(continued(flow, flow.throw(errors.Unavailable("no answer"))))
-        self._copies_grow_old(SLOTS[slot].user, SLOTS[slot].token)
+        self._cached_accounts_grow_old(SLOTS[slot].user, SLOTS[slot].token)
 
     @rule(slot=slots)
     def refund_quota(self, slot: str) -> None:

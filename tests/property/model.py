@@ -1,8 +1,8 @@
-"""What must be true, in plain Python: a ledger, the outboxes and the open holds, without a server, a lock or a copy.
+"""What must be true, in plain Python: a ledger, the outboxes and the open holds, without a server, a lock or a cache.
 
-It knows nothing of versions, epochs' numbers, leases or copies: those exist to
-keep the real thing equal to this one. Requests are named by one dead letter each
-(`SLOTS`), so that a failing example can be read.
+It knows nothing of versions, epochs' numbers, leases or caches: those exist to
+keep the real thing equal to this one. Requests are named a, b, c and so on (`SLOTS`),
+so that a failing example can be read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Slot:
-    """A request: who makes it and with which token (ids as the test creates them)."""
+    """A request: which user makes it, with which token (ids as the test creates them)."""
 
     user: int
     token: int
@@ -156,8 +156,8 @@ class Model:
 
     def book(self, kind: str, slot: str, quota: int, held: int = 0) -> str:
         """A consume or a release: posted | duplicate | conflict | unknown_token. A hold ends once."""
-        who = SLOTS[slot]
-        if OWNERS[who.token] != who.user:
+        payer = SLOTS[slot]
+        if OWNERS[payer.token] != payer.user:
             return "unknown_token"
         booked = self.releases if kind == "release" else self.charges
         if slot in booked:
@@ -169,7 +169,7 @@ class Model:
             return "posted"
         if held and slot not in self.releases:
             self.with_hold.add(slot)
-        for row in (self.users[who.user], self.tokens[who.token]):
+        for row in (self.users[payer.user], self.tokens[payer.token]):
             row.quota -= quota
             row.used += quota
             row.requests += 1
@@ -201,5 +201,5 @@ class Model:
 
 
 def _touches(slot: str, which: str, shard: int, account: int) -> bool:
-    who = SLOTS[slot]
-    return who.user % SHARDS == shard and (who.user if which == "user" else who.token) == account
+    payer = SLOTS[slot]
+    return payer.user % SHARDS == shard and (payer.user if which == "user" else payer.token) == account

@@ -1,4 +1,4 @@
-"""Random histories against a model that knows the right answer: no charge lost, none made twice, nobody overspends.
+"""Random histories against a model that knows the right answer: no charge lost, none made twice, no account overspent.
 
 Every step is one call of the product, or one accident: a worker that stops
 between two effects and perhaps goes on much later, Redis emptied or restarted,
@@ -181,9 +181,9 @@ class History(Machine):
         self.billing.sql(f"update billing.{column} + %s where id = %s", quota, account)
         (self.model.users if which == "user" else self.model.tokens)[account].quota += quota
         if which == "user":
-            self._copies_grow_old(account, None)
+            self._cached_accounts_grow_old(account, None)
         else:
-            self._copies_grow_old(OWNERS[account], account)
+            self._cached_accounts_grow_old(OWNERS[account], account)
 
     # -- accidents ----------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class History(Machine):
             if self.billing.redis("TTL", key) > 0:
                 self.billing.redis("DEL", key)  # if it explained something the counters are off now
 
-    def _copies_grow_old(self, user: int, token: int | None) -> None:
+    def _cached_accounts_grow_old(self, user: int, token: int | None) -> None:
         """More than a minute passes, for one account."""
         keys = self.billing.runtime.commands.keys
         for key in (keys.user(keys.shard_of(user), user), *([keys.token(keys.shard_of(user), token)] if token else [])):
@@ -245,7 +245,7 @@ class History(Machine):
 
     @invariant()
     def redis_is_right(self) -> None:
-        """Counters equal what explains them, and no copy in use promises more than there is."""
+        """Counters equal what explains them, and no cached account in use promises more than there is."""
         if not hasattr(self, "model"):
             return
         m, holds, accounts = self.model, self.billing.runtime.holds, self._accounts()
@@ -255,15 +255,17 @@ class History(Machine):
         ]
         ttls = [Command(("TTL", key), int) for *_, key in accounts]
         seen = holds.send_all(Pipeline((*looks, *ttls)))
-        for (which, shard, account, _), copy, ttl in zip(accounts, seen, seen[len(accounts) :], strict=False):
+        for (which, shard, account, _), cached, ttl in zip(accounts, seen, seen[len(accounts) :], strict=False):
             right = m.held(which, shard, account), m.unposted(which, shard, account)
-            found = copy.held, copy.unposted
+            found = cached.held, cached.unposted
             assert found == right, f"{which} {account}: held, unposted are {found} in Redis, right is {right}"
             assert right == (0, 0) or ttl == -1, f"{which} {account}: {right} leave Redis in {ttl} s"
             owner = account if which == "user" else OWNERS[account]
-            if copy.loaded and copy.age_ms < MINUTE_MS and owner % SHARDS == shard:
+            if cached.loaded and cached.age_ms < MINUTE_MS and owner % SHARDS == shard:
                 most = m.bounds(which, account)[1]
-                assert copy.available <= most, f"{which} {account}: {copy.available} can be reserved, right is {most}"
+                assert cached.available <= most, (
+                    f"{which} {account}: {cached.available} can be reserved, right is {most}"
+                )
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
@@ -295,7 +297,7 @@ def _token_in(shard: int, token: int, commands: Commands) -> Command[Available]:
 
 @pytest.fixture
 def history_billing(make_billing: MakeBilling) -> Billing:
-    """Two shards, small batches, and no second of grace for an old copy that refuses."""
+    """Two shards, small batches, and no second of grace for an old cached account that refuses."""
     return make_billing(shards=SHARDS, batch_size=BATCH, refusal_fresh_seconds=0)
 
 

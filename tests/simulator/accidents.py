@@ -59,7 +59,7 @@ class Accidents:
         at = self.dice.randrange(SHARDS)
         self._redis("DEL", self.world.commands.keys.drainer(at))
         self.oracle.shards[at].drainer = None
-        if self.dice.random() < 0.7:  # and somebody is called in its place
+        if self.dice.random() < 0.7:  # and a worker is called in its place
             self.broker.ring(at, "")
         return f"the lease of shard {at} runs out"
 
@@ -80,16 +80,16 @@ class Accidents:
             return f"the tombstone of {request} is forgotten"
         return "no tombstone to forget"
 
-    def copies_grow_old(self) -> str:
+    def cached_accounts_grow_old(self) -> str:
         age = self.dice.choice(_OLD_MS)
         keys = self.dice.sample(KEYS, self.dice.randint(1, len(KEYS)))
         for key, (loaded_at,) in zip(keys, self.world.fields(keys, "loaded_at"), strict=True):
             if loaded_at is not None:
                 self._redis("HINCRBY", self.world.account_key(key), "loaded_at", -age)
-        return f"copies grow {age} ms older: {keys}"
+        return f"cached accounts grow {age} ms older: {keys}"
 
     def idle_accounts_leave(self) -> str:
-        """An hour later; whoever was told the time before is late, and no task lives that long."""
+        """An hour later; an actor that was told the time before is late, and no task runs that long."""
         gone = []
         for key in KEYS:
             name = self.world.account_key(key)
@@ -139,8 +139,8 @@ class Accidents:
         self._new_run_id()
         return f"Redis comes back as it was saved; lost: {lost}"
 
-    def somebody_writes_to_redis(self, *, being_repaired: bool) -> str:
-        """What only a hand or a bug can do: counters too high, a hold taken out of the list of what is due.
+    def redis_is_written_by_hand(self, *, being_repaired: bool) -> str:
+        """What only an operator or a bug can do: counters too high, a hold taken out of the list of what is due.
 
         A repair counts holds by that list: one that is taken out between its finding and its repair is not counted.
         """
@@ -201,6 +201,6 @@ class Accidents:
 
 
 def epoch_of(filed: Filed) -> int:
-    """The life of Redis in which it was filed, as PostgreSQL's cursors name it."""
+    """The epoch of Redis in which it was filed, as PostgreSQL's cursors name it."""
     assert filed.entry_id is not None
     return int(filed.entry_id.split("-")[0])

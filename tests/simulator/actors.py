@@ -17,7 +17,7 @@ Script = Flow[Any]
 
 @dataclass(eq=False)
 class Actor:
-    """Somebody who does something. `waits_for` is None once it has ended."""
+    """A gateway, worker, sweeper or operator. `waits_for` is None once it has ended."""
 
     name: str
     script: Script
@@ -30,8 +30,8 @@ class Actor:
     replies: list[Any] = field(default_factory=list)  # of a pipeline that is under way
     error: BillingError | None = None  # how it ended
     late_ms: int = 0  # how long ago it was last told the time, beyond what the clock says
-    mortal: bool = False  # a worker, which a time limit ends
-    pace: float = 1.0  # how soon it takes its next step; others overtake whoever is slow
+    killable: bool = False  # a worker, which a time limit ends
+    pace: float = 1.0  # how soon it takes its next step; others overtake one that is slow
 
     def start(self) -> None:
         """To its first effect."""

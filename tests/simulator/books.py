@@ -56,7 +56,7 @@ class Given:
 
 
 class Listener(Protocol):
-    """Who must know about commits: the oracle."""
+    """What must know about commits: the oracle."""
 
     def charged(self, request: str, charge: Charge, versions: dict[Key, int]) -> None: ...
     def corrected(self, key: Key, change: int, version: int) -> None: ...
@@ -85,7 +85,7 @@ class Books:
         return (self.users if key[0] == "user" else self.tokens)[key[1]]
 
     def booked(self, event: Event) -> bool:
-        """Whether the ledger has it, whoever brought it."""
+        """Whether the ledger has it, from a worker or from a gateway."""
         if event.kind is Kind.CONSUME:
             charge = self.charges.get(event.request_id)
             return charge is not None and charge.fingerprint == event.fingerprint

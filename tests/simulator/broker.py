@@ -20,7 +20,7 @@ class Message:
 
 @dataclass
 class Broker:
-    """A bag: whoever takes a message takes any."""
+    """A bag: a worker takes any message."""
 
     dice: Random
     lossy: float

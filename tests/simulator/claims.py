@@ -17,10 +17,10 @@ class Claim(StrEnum):
     REFUNDS_WITHIN_CHARGE = "refunds never exceed their charge"
     BALANCES = "balances are what the entries make them"
     COUNTERS = "held is the sum of open holds, unposted the sum of weights"
-    COPIES = "a copy is a version that PostgreSQL had, and no older than what was settled"
+    CACHE = "a cached account is a version that PostgreSQL had, and no older than what was settled"
     ANSWERS = "a server answers what its state calls for"
     HOLD_ENDS_ONCE = "a hold ends exactly once"
-    NOBODY_STARVES = "after the storm exactly what is available can be reserved"
+    ALL_RESERVABLE = "after the storm exactly what is available can be reserved"
     SETTLES = "after the storm everything drains"
     NO_CRASH = "no flow ends in an error that is not of the tree"
 
@@ -35,6 +35,6 @@ class Violation(AssertionError):
 
 
 def demand(true: bool, claim: Claim, detail: str) -> None:
-    """Raise unless it is true. Build costly details at the place of the call."""
+    """Raise unless it is true. Build costly details where it is called."""
     if not true:
         raise Violation(claim, detail)

@@ -1,4 +1,4 @@
-"""After the storm: servers are back, everybody finishes, everything drains; then all is compared with the books."""
+"""After the storm: servers are back, every actor finishes, everything drains; then all is compared with the books."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_ROUNDS = 12
 MAX_STEPS = 5000
 
 
-def play(history: History) -> None:
+def run_history(history: History) -> None:
     """The whole history. Raises Violation."""
     history.storm()
     history.trace.note("  -- the storm is over")
@@ -37,9 +37,9 @@ def play(history: History) -> None:
 
 
 def calm(h: History) -> None:
-    """Nothing fails any more. Some are gone for good, the others finish."""
-    rough = h.mood
-    h.mood = replace(rough, faults=0, parking=0, lossy=0)
+    """Nothing fails any more. Some actors crash, the others finish."""
+    rough = h.profile
+    h.profile = replace(rough, faults=0, parking=0, lossy=0)
     h.broker.lossy = 0
     h.settings = h.world.calm_settings
     h.away.update(dict.fromkeys(h.away, 0))
@@ -51,7 +51,7 @@ def calm(h: History) -> None:
 
 
 def finish(h: History) -> None:
-    """Everybody who is there goes on to the end, in turns."""
+    """Every actor that is there goes on to the end, in turns."""
     for _ in range(MAX_STEPS):
         if not h.actors:
             return
@@ -171,7 +171,7 @@ def reserve_the_rest(h: History) -> None:
         if loaded_at is not None:  # too old to be believed
             h.accidents._redis("HINCRBY", h.world.account_key(key), "loaded_at", -3_600_000)
     number = 1000
-    for user in h.mood.users:
+    for user in h.profile.users:
         token = next(token for token, (owner, _, _) in TOKENS.items() if owner == user)
         for amount, right in _wanted(h, user, token):
             number += 1
@@ -179,7 +179,7 @@ def reserve_the_rest(h: History) -> None:
             h.trace.name(wanted, f"last{number}")
             said = _reserve(h, wanted, user, token, amount)
             detail = f"{amount} for user {user}, token {token}: {said}, right is {right}"
-            demand(said == right, Claim.NOBODY_STARVES, detail)
+            demand(said == right, Claim.ALL_RESERVABLE, detail)
             if said == "held":
                 flow = h.world.gateway._refund_quota(None, user, wanted, "")
                 h._enter("gateway", flow, does=f"gives {amount} back")
@@ -206,7 +206,7 @@ def _reserve(h: History, wanted: str, user: int, token: int, amount: int) -> str
     if actor.error is None:
         return "held"
     known = (InsufficientUserQuota, TokenRefused, UserDisabled)
-    demand(isinstance(actor.error, Refused) and isinstance(actor.error, known), Claim.NOBODY_STARVES, str(actor.error))
+    demand(isinstance(actor.error, Refused) and isinstance(actor.error, known), Claim.ALL_RESERVABLE, str(actor.error))
     return type(actor.error).__name__
 
 

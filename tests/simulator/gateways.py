@@ -1,4 +1,4 @@
-"""What applications do: requests, each a short script with a will of its own. Everybody repeats after Unavailable."""
+"""What applications do: requests, each a short script of calls. All of them repeat after Unavailable."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Applications:
     accepted: list[tuple[Event, bool]] = field(default_factory=list)  # True: as a message
 
     def new_request(self) -> Request:
-        """By any user, now and then with a token of somebody else."""
+        """By any user, now and then with another user's token."""
         user = self.dice.choice(self.users)
         own = [token for token, (owner, _, _) in TOKENS.items() if owner == user]
         token = self.dice.choice(own) if self.dice.random() < 0.96 else self.dice.choice(list(TOKENS))
@@ -87,27 +87,27 @@ class Applications:
         return made
 
     def at_the_same_time(self, contested: list[str]) -> tuple[Request, str, Script]:
-        """Another hand at a request for which somebody waits before COMMIT."""
+        """Another call for a request of which a transaction waits before COMMIT."""
         wanted = self.dice.choice(contested)
         request = next(request for request in self.requests if request.id == wanted)
         story = self.dice.choice(("refund all", "refund all", "refund", "consume", "other body", "release"))
         return request, f"at the same time, {story}", self._story(request, (story,))
 
     def script(self) -> tuple[Request, str, Script]:
-        """Somebody's next doing: a request from its beginning, or another hand at one that exists."""
+        """What a gateway does next: a request from its beginning, or another call for one that exists."""
         if self.requests and self.dice.random() < 0.35:
             held = [request for request in self.requests if self.is_open(request.user, request.id)]
             request = self.dice.choice(held if held and self.dice.random() < 0.5 else self.requests)
             return self.again(request)
         due = [request for request in self.requests if self.is_due(request.user, request.id)]
-        if due and self.dice.random() < 0.5:  # somebody is about to let it expire
+        if due and self.dice.random() < 0.5:  # a sweeper is about to let it expire
             request, story = self.dice.choice(due), self.dice.choice(("renew", "renew", "consume", "release"))
             return request, f"just in time, {story}", self._story(request, (story,))
         story = self.dice.choices(list(STORIES), list(STORIES.values()))[0]
         return (request := self.new_request()), ", ".join(story), self._story(request, story)
 
     def again(self, request: Request) -> tuple[Request, str, Script]:
-        """Another hand at a request that exists."""
+        """Another call for a request that exists."""
         story = self.dice.choice(AGAIN)
         return request, f"again, {story}", self._story(request, (story,))
 
@@ -161,8 +161,8 @@ class Applications:
                 return lambda: self._consume(r.log(), gateway=self.world.enqueueing)
             case "release":
                 held = reserved if self.dice.random() < 0.5 else None
-                who = (None, None) if held else (r.user, r.id)
-                return lambda: gateway._refund_quota(held, *who, "upstream 502")
+                named = (None, None) if held else (r.user, r.id)
+                return lambda: gateway._refund_quota(held, *named, "upstream 502")
             case "give back":
                 return lambda: self._refund_request(r)
             case "refund":
@@ -192,7 +192,7 @@ async def _nothing() -> None:
     return
 
 
-#: another hand at a request that exists
+#: another call for a request that exists
 AGAIN = (
     *("consume", "consume", "consume", "release", "refund", "refund"),
     *("reserve", "renew", "renew", "other body", "give back"),

@@ -29,23 +29,23 @@ _SETTLE = "py:billing_tasks.flows.settlement.settle"
 LUA: list[Guard] = [
     _guard(
         "load: version",
-        "an older row never replaces a newer copy",
+        "an older row never replaces a newer cached account",
         Cut("lua:load", "if comparable and tonumber(known[1]) > tonumber(version) then return {'OLDER'} end"),
     ),
     _guard(
         "load: epoch",
-        "a row read in another life is not loaded",
+        "a row read in another run of Redis is not loaded",
         Cut("lua:load", "if fence(meta) ~= epoch then return {'OTHER_EPOCH'} end", "epoch = fence(meta)"),
     ),
     _guard(
         "load: too late",
         "a row read long ago is not loaded",
         Cut("lua:load", "if now_ms - began_ms > 5000 then return {'TOO_LATE'} end"),
-        survives="such a copy is dated back, so reserve loads it anew; unless PostgreSQL is away just then",
+        survives="such an account is dated back, so reserve loads it anew; unless PostgreSQL is away just then",
     ),
     _guard(
         "reserve: epoch",
-        "a copy of an older life is not used",
+        "an account cached in an older run of Redis is not used",
         Cut("lua:reserve", "if u[6] ~= epoch or t[6] ~= epoch or not (u[4] and t[4])", "if not (u[4] and t[4])"),
     ),
     _guard(
@@ -71,12 +71,12 @@ LUA: list[Guard] = [
         ),
     ),
     _guard(
-        "reserve: a busy copy stays",
+        "reserve: a busy account stays",
         "an account with a hold does not expire",
         Cut("lua:reserve", "if user_held + user_unposted == 0 then redis.call('PERSIST', user) end"),
     ),
     _guard(
-        "consume: a busy copy stays",
+        "consume: a busy account stays",
         "an account with usage does not expire",
         Cut("lua:consume", "  redis.call('PERSIST', user)\n"),
     ),
@@ -106,7 +106,7 @@ LUA: list[Guard] = [
     ),
     _guard(
         "settled: version",
-        "an older row never replaces a newer copy",
+        "an older row never replaces a newer cached account",
         Cut(
             "lua:settled",
             "elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then",
@@ -115,12 +115,12 @@ LUA: list[Guard] = [
     ),
     _guard(
         "settled: floor",
-        "rows of another life say what is too old to load",
+        "rows of another run of Redis tell what is too old to load",
         Cut("lua:settled", "if not trusted or known_version < tonumber(row_version) then", "if false then"),
     ),
     _guard(
         "settled: epoch",
-        "rows read in another life are not a copy of this one",
+        "rows read in another run of Redis are not cached in this one",
         Cut(
             "lua:settled", "local same_epoch = current_epoch == epoch", "local same_epoch = true; epoch = current_epoch"
         ),
@@ -175,7 +175,7 @@ SQL: list[Guard] = [
     ),
     _guard(
         "post_batch: token's owner",
-        "nobody pays with another user's token",
+        "no user pays with another user's token",
         Cut(
             _POST,
             "where e.user_id = (select t.user_id from billing.tokens as t where t.id = e.token_id)\n          and",
@@ -190,7 +190,7 @@ SQL: list[Guard] = [
             _POST,
             "perform from billing.tokens where id = any (v_token_ids) order by id for no key update;",
         ),
-        survives="Redis must come back older while a consume waits before COMMIT; test_ledger_concurrency.py shows it",
+        survives="Redis must come back older while a consume waits before COMMIT; test_concurrency.py shows it",
     ),
     _guard(
         "post_batch: a hold that was used",
@@ -263,8 +263,8 @@ FLOWS: list[Guard] = [
         ),
     ),
     _guard(
-        "settle: copies with the removal",
-        "copies are written no later than their events leave",
+        "settle: cached accounts with the removal",
+        "cached accounts are written no later than their events leave",
         Cut(_SETTLE, "entries=chunk, users=users, tokens=tokens,", "entries=chunk, users=[], tokens=[],"),
         Cut(
             _SETTLE,

@@ -1,4 +1,4 @@
-"""One history: a seed decides who takes the next step, what goes wrong with it, and when servers fail."""
+"""One history: a seed decides which actor takes the next step, what goes wrong with it, and when servers fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ACTORS = 7
 
 
 class History(Stage):
-    """One seed, played."""
+    """One seed, run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,7 +37,7 @@ class History(Stage):
         self.accidents = Accidents(self.world, self.dice, self.oracle, self.broker)
         oracle = self.oracle
         self.applications = Applications(
-            self.world, self.dice, self.mood.users, oracle.available, oracle.is_open, oracle.is_due
+            self.world, self.dice, self.profile.users, oracle.available, oracle.is_open, oracle.is_due
         )
         self.refused: set[str] = set()
         self.clock = 0.0
@@ -55,7 +55,7 @@ class History(Stage):
         for key, version in self.world.opening_versions():
             row = self.books.account(key)
             self.books.versions[key] = {version: (row.quota, row.status)}
-        for _ in range(self.mood.steps):
+        for _ in range(self.profile.steps):
             for server, left in self.away.items():
                 self.away[server] = max(0, left - 1)
             self._next()
@@ -63,19 +63,19 @@ class History(Stage):
                 self.check_redis()
 
     def _next(self) -> None:
-        m, busy = self.mood, len(self.actors)
+        profile, busy = self.profile, len(self.actors)
         doings: list[tuple[Callable[[], Any], float]] = [
-            (self._anybody_steps, 10.0 if busy else 0),
-            (self._gateway_comes, m.rush if busy < MAX_ACTORS else 0),
+            (self._an_actor_steps, 10.0 if busy else 0),
+            (self._gateway_comes, profile.rush if busy < MAX_ACTORS else 0),
             (self._worker_comes, 2.5 if self.broker.messages and busy < MAX_ACTORS + 2 else 0),
             (self._sweeper_comes, 0.6 if busy < MAX_ACTORS else 0),
-            (self._operator_comes, m.operators if busy < MAX_ACTORS else 0),
-            (partial(self._happens, self._redis_is_damaged), m.damage),
-            (self._reconciler_comes, m.damage * 2),
-            (self._time_passes, m.time),
-            (self._accident, m.accidents),
-            (self._outage, m.outages),
-            (self._poison, m.poison),
+            (self._operator_comes, profile.operators if busy < MAX_ACTORS else 0),
+            (partial(self._happens, self._redis_is_damaged), profile.damage),
+            (self._reconciler_comes, profile.damage * 2),
+            (self._time_passes, profile.time),
+            (self._accident, profile.accidents),
+            (self._outage, profile.outages),
+            (self._poison, profile.poison),
             (self._relay, 2.0 if self.spool and busy < MAX_ACTORS else 0),
         ]
         self._one_of(doings)()
@@ -113,15 +113,15 @@ class History(Stage):
         script = workers.task(
             message, self.world, settings=self.settings, owner=owner, now=lambda: self.clock, dice=self.dice
         )
-        self._enter("worker", script, does=f"{message.task} {message.kwargs}", message=message, mortal=True)
+        self._enter("worker", script, does=f"{message.task} {message.kwargs}", message=message, killable=True)
 
     def _sweeper_comes(self) -> None:
         does, script = workers.sweep(self.world, self.dice)
         self.counts[f"sweep {does.split()[0]}"] += 1
-        self._enter("sweeper", script, does=does, mortal=True)
+        self._enter("sweeper", script, does=does, killable=True)
 
     def _reconciler_comes(self) -> None:
-        """Finds what somebody broke, and nothing else, whatever is under way."""
+        """Finds what was broken by hand, and nothing else, whatever is under way."""
         if self.away["Redis"] or self.away["PostgreSQL"]:
             return
         self.counts["reconciled"] += 1
@@ -130,10 +130,10 @@ class History(Stage):
         demand(broken or not findings, Claim.NO_FALSE_ALARM, f"verify finds {[str(finding) for finding in findings]}")
         repairs = [finding.repair for finding in findings if finding.repair is not None]
         flow = reconcile.repair(repairs, commands=self.world.commands, settings=self.world.settings)
-        self._enter("reconciler", flow, does=f"{[str(repair) for repair in repairs]}", mortal=True)
+        self._enter("reconciler", flow, does=f"{[str(repair) for repair in repairs]}", killable=True)
 
     def _operator_comes(self) -> None:
-        does, script = workers.operate(self.world, self.dice, self.mood.users)
+        does, script = workers.operate(self.world, self.dice, self.profile.users)
         self.counts["operators"] += 1
         self._enter("operator", script, does=does)
 
@@ -160,7 +160,7 @@ class History(Stage):
             (a.lease_runs_out, 4),
             (a.doorbell_falls_silent, 2),
             (a.tombstone_is_forgotten, 2),
-            (a.copies_grow_old, 3),
+            (a.cached_accounts_grow_old, 3),
             (self._an_hour_passes, 2),
             (a.dead_letters_come_due, 1),
             (self._budget_runs_out, 1),
@@ -172,12 +172,12 @@ class History(Stage):
         for at, shard in enumerate(self.oracle.shards):
             if any(shard.due.values()) and self.dice.random() < 0.7:  # beat is never far
                 flow = expire.expire_shard(at, commands=self.world.commands)
-                self._enter("sweeper", flow, does=f"expire shard {at}", mortal=True)
+                self._enter("sweeper", flow, does=f"expire shard {at}", killable=True)
         return said
 
     def _redis_is_damaged(self) -> str:
         being_repaired = any(actor.name.startswith("reconciler") for actor in self.actors)
-        return self.accidents.somebody_writes_to_redis(being_repaired=being_repaired)
+        return self.accidents.redis_is_written_by_hand(being_repaired=being_repaired)
 
     def _accident(self) -> None:
         a = self.accidents
@@ -196,7 +196,7 @@ class History(Stage):
         self._happens(self._one_of(accidents))
 
     def _redis_comes_back_older(self) -> str:
-        """And everybody whose hold is open again repeats what they did last."""
+        """And gateways whose hold is open again repeat a call for it."""
         said = self.accidents.redis_comes_back_older()
         for request in self.applications.requests:
             if self.oracle.is_open(request.user, request.id) and self.dice.random() < 0.5:
@@ -207,7 +207,7 @@ class History(Stage):
         self.counts[what.__name__.strip("_").replace("_", " ")] += 1
         self.trace.note("  -- %s", what())
         if self.dice.random() < 0.5:
-            # The last shall be first: what somebody saw before this is used right after it.
+            # The slow become fast: what an actor saw before this is used right after it.
             for actor in self.actors:
                 actor.pace = 3.0 if actor.pace < 1 else 0.3
 
@@ -231,11 +231,11 @@ class History(Stage):
         return "drainers' time is used up"
 
     def _an_hour_passes(self) -> str:
-        for actor in [actor for actor in self.actors if actor.mortal]:
+        for actor in [actor for actor in self.actors if actor.killable]:
             self._crash(actor)
         for actor in self.actors:
             actor.late_ms += 3_600_000
-        if self.dice.random() < 0.3:  # only then an old copy is the best there is
+        if self.dice.random() < 0.3:  # only then an old cached account is the best there is
             self.away["PostgreSQL"] = self.dice.randint(5, 20)
         return self.accidents.idle_accounts_leave()
 
@@ -250,7 +250,7 @@ class History(Stage):
     # -- looking ------------------------------------------------------------------------------------------
 
     def check_redis(self) -> None:
-        """Counters equal what explains them; copies are versions PostgreSQL had and promise no more than there is."""
+        """Counters equal what explains them; cached accounts are versions PostgreSQL had."""
         for key, seen in zip(KEYS, self.world.look(KEYS), strict=True):
             row = self.books.account(key)
             shard = self.oracle.shard_of(key[1] if row.owner is None else row.owner)
@@ -261,7 +261,7 @@ class History(Stage):
                 continue
             known, balance = self.books.versions.get(key, {}).get(seen["version"]), seen["balance"]
             fine = known is not None and known[0] == balance
-            demand(fine, Claim.COPIES, f"{key} is {balance} at version {seen['version']}; PostgreSQL had {known}")
+            demand(fine, Claim.CACHE, f"{key} is {balance} at version {seen['version']}; PostgreSQL had {known}")
             self.oracle.grew(key, seen["loaded_epoch"], seen["version"])
             if not row.unlimited and seen["age_ms"] < self.world.settings.fresh_seconds * 1000:
                 self.oracle.promised(key, balance - sum(found), seen["version"])

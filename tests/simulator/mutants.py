@@ -12,7 +12,7 @@ import sys
 import time
 
 from tests.simulator.mutations import MUTANTS
-from tests.simulator.runner import play_seed
+from tests.simulator.runner import run_seed
 from tests.simulator.world import open_world
 
 
@@ -31,7 +31,7 @@ def main() -> int:
             with mutant.applied(world):
                 caught = None
                 for seed in range(args.first_seed, args.first_seed + args.seeds):
-                    done = play_seed(world, seed)
+                    done = run_seed(world, seed)
                     if done.failed:
                         caught = seed
                         break

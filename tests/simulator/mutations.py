@@ -30,11 +30,11 @@ class Mutant:
     @contextmanager
     def applied(self, world: World) -> Iterator[None]:
         """While the block lasts, in this process and in its database."""
-        by_place: dict[str, list[Cut]] = {}
+        by_where: dict[str, list[Cut]] = {}
         for cut in self.cuts:
-            by_place.setdefault(cut.where, []).append(cut)
+            by_where.setdefault(cut.where, []).append(cut)
         with ExitStack() as undo:
-            for where, cuts in by_place.items():
+            for where, cuts in by_where.items():
                 undo.enter_context(_applied(where, cuts, world))
             yield
 

@@ -7,8 +7,8 @@ Truly available to a user (or token) at a moment:
     - the usage in the outbox that is not booked yet
 
 A hold may be granted within that. Beyond it only by what this Redis can't know: usage that nothing was set
-aside for (late, or booked straight into PostgreSQL above its hold) and corrections downwards, each until a
-copy that has it is in Redis. Those are `unknown`, and versions say when they become known.
+aside for (late, or booked straight into PostgreSQL above its hold) and corrections downwards, each until
+a cached account that has it is in Redis. Those are `unknown`, and versions say when they become known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.simulator.books import Books, Charge, Key
 from tests.simulator.claims import Claim, demand
 from tests.simulator.shard import Filed, Shard
 
-#: version of an account's copy in Redis, None if it has none of this life
+#: version of an account as cached in Redis, None if this run of Redis has none
 VersionIn = Callable[[Key], int | None]
 
 
@@ -47,7 +47,7 @@ class Oracle:
     unknown: dict[Key, list[Unknown]] = field(default_factory=dict)
     versions_of: dict[str, dict[Key, int]] = field(default_factory=dict)  # of the accounts, by the charge
     set_aside: set[tuple[str, str, str]] = field(default_factory=set)  # files of the spool that a person looks at
-    newest: dict[Key, tuple[int, int]] = field(default_factory=dict)  # epoch and version a copy was last seen with
+    newest: dict[Key, tuple[int, int]] = field(default_factory=dict)  # epoch and version it was last seen cached with
     destroyed: set[tuple[str, str, str]] = field(default_factory=set)  # see identity()
     accidents: int = 0
     seen: Counter[str] = field(default_factory=Counter)
@@ -90,15 +90,15 @@ class Oracle:
         for key in (("user", user), ("token", token)):
             row = self.books.account(key)
             version = self.version_in(key)
-            demand(version is not None, Claim.COPIES, f"a hold was granted without a copy of {key}")
+            demand(version is not None, Claim.CACHE, f"a hold was granted and {key} is not cached")
             known = self.books.versions.get(key, {}).get(version or 0)
-            demand(known is not None, Claim.COPIES, f"{key} has version {version}, which PostgreSQL never had")
-            demand(known is not None and known[1] == "enabled", Claim.ANSWERS, f"{key} is {known} in its copy")
+            demand(known is not None, Claim.CACHE, f"{key} has version {version}, which PostgreSQL never had")
+            demand(known is not None and known[1] == "enabled", Claim.ANSWERS, f"{key} is cached as {known}")
             if not row.unlimited:
                 self.promised(key, amount, version or 0)
 
     def promised(self, key: Key, amount: int, version: int) -> None:
-        """A copy of this version lets so much be reserved, or has just let it."""
+        """An account cached at this version lets so much be reserved, or has just let it."""
         unknown = self.unknown.get(key, [])
         unknown[:] = [item for item in unknown if item.version > version]
         free, slack = self.available(key), sum(item.amount for item in unknown)
@@ -106,10 +106,10 @@ class Oracle:
         demand(amount <= free + slack, Claim.NO_OVERSPEND, detail)
 
     def grew(self, key: Key, epoch: int, version: int) -> None:
-        """A copy was seen. In one life of Redis, and while it stays, it only gets newer."""
+        """A cached account was seen. In one run of Redis, and while it stays, it only gets newer."""
         seen_epoch, seen_version = self.newest.get(key, (0, 0))
         older = seen_epoch == epoch and version < seen_version
-        demand(not older, Claim.COPIES, f"{key} went from version {seen_version} back to {version}")
+        demand(not older, Claim.CACHE, f"{key} went from version {seen_version} back to {version}")
         self.newest[key] = epoch, version
 
     def charged(self, request: str, charge: Charge, versions: dict[Key, int]) -> None:
@@ -254,7 +254,7 @@ class Oracle:
         fine = kept or (filed.kind != Kind.CONFLICT and self.books.booked(filed.event))
         demand(fine, Claim.BOOKED_OR_KEPT, f"{filed.what} is neither")
         if kept and filed.weight and filed.event.request_id in self.versions_of:
-            # Refused, kept, and booked by somebody else meanwhile: whoever removes it has no rows that say so.
+            # Refused, kept, and booked by another worker meanwhile: the one that removes it has no rows that say so.
             for key, version in self.versions_of[filed.event.request_id].items():
                 self._note_unknown(key, filed.weight, version)
 
@@ -272,7 +272,7 @@ class Oracle:
                 if filed.kind == Kind.CONFLICT or not self.books.booked(filed.event):
                     lost.append((at, filed))
                     self.destroyed.add(identity(filed.event))
-            after.life = before.life + 1
+            after.run = before.run + 1
         self.shards[:] = shards
         self.unknown.clear()  # whatever is loaded from now on has it
         return lost

@@ -16,7 +16,7 @@ from tests.simulator.actors import Actor
 from tests.simulator.broker import Broker
 from tests.simulator.claims import Claim, Violation, demand
 from tests.simulator.oracle import Oracle
-from tests.simulator.profile import Mood
+from tests.simulator.profile import Profile
 from tests.simulator.shard import Shard
 from tests.simulator.stepping import Parked
 from tests.simulator.trace import Trace
@@ -36,10 +36,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.dice = Random(self.seed)
-        self.mood = Mood.of(self.dice)
+        self.profile = Profile.of(self.dice)
         self.oracle = Oracle([Shard() for _ in range(SHARDS)], self.world.version_in)
         self.oracle.seen = self.counts
-        self.broker = Broker(self.dice, self.mood.lossy)
+        self.broker = Broker(self.dice, self.profile.lossy)
         self.actors: list[Actor] = []
         self.away: dict[str, int] = {"Redis": 0, "PostgreSQL": 0, "broker": 0}  # for so many steps
         self.spool: list[Event] = []
@@ -49,10 +49,10 @@ class Stage:
         for actor in self.actors:
             actor.crash()
 
-    def _anybody_steps(self) -> None:
+    def _an_actor_steps(self) -> None:
         actor = self.dice.choices(self.actors, [actor.pace for actor in self.actors])[0]
-        # Now and then somebody stalls, and whoever waits before COMMIT does, so that others meet its locks.
-        actor.pace = 0.04 if self.dice.random() < self.mood.stalls else 1.0
+        # Now and then an actor stalls, as does one that waits before COMMIT, so that others meet its locks.
+        actor.pace = 0.04 if self.dice.random() < self.profile.stalls else 1.0
         self.step(actor)
         if actor.parked is not None:
             actor.pace = min(actor.pace, 0.2)
@@ -70,11 +70,11 @@ class Stage:
     def _attempt(self, actor: Actor) -> None:
         effect = actor.waits_for
         assert effect is not None
-        roll, faults = self.dice.random(), self.mood.faults
+        roll, faults = self.dice.random(), self.profile.faults
         if roll < faults * 0.3:
             self._crash(actor)
             return
-        flaky = _closes(effect) and (actor.cut_off or self.dice.random() < self.mood.flaky)
+        flaky = _closes(effect) and (actor.cut_off or self.dice.random() < self.profile.flaky)
         if flaky or self._is_away(effect) or (roll < faults * 0.6 and not isinstance(effect, Ring)):
             self.counts["lost requests"] += 1
             self.trace.effect(actor.name, effect, "the request is lost")
@@ -122,9 +122,9 @@ class Stage:
                 self.broker.enqueue(effect.task, effect.task_id, effect.kwargs)
                 self._answer(actor, effect, None)
             case IntoSpool():
-                if self.mood.spool:
+                if self.profile.spool:
                     self.spool.append(effect.event)
-                self._answer(actor, effect, self.mood.spool)
+                self._answer(actor, effect, self.profile.spool)
 
     def _command(self, actor: Actor, command: Command[Any]) -> Any:
         script = command.script.name if command.script else ""
@@ -141,7 +141,7 @@ class Stage:
     def _pipeline(self, actor: Actor, pipeline: Pipeline[Any]) -> None:
         """Others come between its commands, and it may be cut."""
         while len(actor.replies) < len(pipeline.commands):
-            if actor.replies and self.dice.random() < self.mood.faults:
+            if actor.replies and self.dice.random() < self.profile.faults:
                 self.trace.effect(actor.name, pipeline, f"cut after {len(actor.replies)}")
                 self.counts["pipelines cut"] += 1
                 actor.throw(Unavailable("the connection broke"))
@@ -164,7 +164,7 @@ class Stage:
             return
         ledger, database = self.world.ledger, self.world.ledger.database
         ledger.about = ""
-        database.parking = len(others) < MAX_PARKED and self.dice.random() < self.mood.parking
+        database.parking = len(others) < MAX_PARKED and self.dice.random() < self.profile.parking
         try:
             reply = effect.call(ledger)
         except BaseException:
@@ -187,23 +187,23 @@ class Stage:
         self._answer(actor, effect, reply)
 
     def _let_go(self, parked: Parked) -> None:
-        """Somebody queues for its locks."""
+        """Another actor queues for its locks."""
         actor = next(actor for actor in self.actors if actor.parked is parked)
         actor.parked = None
         self.counts["queued for a lock"] += 1
         if self.dice.random() < 0.8:
-            self.trace.note("%s COMMITs, somebody waits for it", actor.name)
+            self.trace.note("%s COMMITs, another actor waits for it", actor.name)
             parked.commit()
             actor.answer = partial(actor.send, parked.reply)
         else:
-            self.trace.note("%s is rolled back, somebody waits for it", actor.name)
+            self.trace.note("%s is rolled back, another actor waits for it", actor.name)
             parked.rollback()
             actor.answer = partial(actor.throw, Unavailable("rolled back"))
 
     def _resolve(self, actor: Actor, parked: Parked) -> None:
         effect = actor.waits_for
         assert effect is not None
-        if self.dice.random() < self.mood.faults:
+        if self.dice.random() < self.profile.faults:
             if self.dice.random() < 0.5:
                 self._crash(actor)
                 return
@@ -218,7 +218,7 @@ class Stage:
 
     def _answer(self, actor: Actor, effect: Effect, reply: Any, *, note: str = "", may_fail: bool = True) -> None:
         """It was done. Whether its actor hears of it is another matter."""
-        roll, faults = self.dice.random(), self.mood.faults
+        roll, faults = self.dice.random(), self.profile.faults
         if roll < faults * 0.3:
             self.trace.effect(actor.name, effect, f"{note} done", reply)
             self._crash(actor)

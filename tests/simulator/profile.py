@@ -7,13 +7,13 @@ from random import Random
 
 
 @dataclass(frozen=True)
-class Mood:
+class Profile:
     """How rough this history is. Most histories are rough in a few ways only: what is everywhere hides the rest."""
 
     steps: int
     rush: float  # how often gateways come
     faults: float  # of single effects: lost requests, lost answers, crashes
-    stalls: float  # of whoever just took a step
+    stalls: float  # of an actor that just took a step
     flaky: float  # Redis does not answer a gateway that consumes or refunds
     parking: float  # transactions that wait before COMMIT
     time: float
@@ -27,7 +27,7 @@ class Mood:
     users: list[int]
 
     @classmethod
-    def of(cls, dice: Random) -> Mood:
+    def of(cls, dice: Random) -> Profile:
         def some(*values: float) -> float:
             return dice.choice(values)
 

@@ -1,4 +1,4 @@
-"""What a shard of Redis must hold: open holds, tombstones, the outbox, who drains. Plain Python, no copies, no epochs.
+"""What a shard of Redis must hold: open holds, tombstones, the outbox, the drainer. Plain Python, no cache, no epochs.
 
 Each method is one script and returns what the script must answer.
 """
@@ -34,8 +34,8 @@ class Filed:
     event: Event  # as the ledger must get it
     weight: int
     held: int
-    life: int  # how many lives this Redis had lived when it was filed
-    entry_id: str | None = None  # known once somebody read it
+    run: int  # of Redis, in which it was filed
+    entry_id: str | None = None  # known once a worker read it
 
     @property
     def what(self) -> str:
@@ -51,8 +51,8 @@ class Shard:
     outbox: list[Filed] = field(default_factory=list)
     drainer: str | None = None
     doorbell: bool = False
-    life: int = 0
-    #: (which, account) -> what somebody added to held and to unposted with his own hands
+    run: int = 0  # of Redis, counted from 0
+    #: (which, account) -> what was added to held and to unposted by hand
     damage: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
     def copy(self) -> Shard:
@@ -103,7 +103,7 @@ class Shard:
     # -- scripts ------------------------------------------------------------------------------------------
 
     def reserve(self, request: str, user: int, token: int, amount: int, backlog_limit: int) -> Reserve | None:
-        """None: it depends on the copies."""
+        """None: it depends on the cached accounts."""
         hold = self.holds.get(request)
         if hold is not None:
             if (hold.user, hold.token, hold.quota) != (user, token, amount):
@@ -214,7 +214,7 @@ class Shard:
 
     def read(self, entries: list[OutboxEntry], count: int, after: str) -> None:
         """Compare what a reader found with the oldest events after that one; from now on they can be named."""
-        right = [f for f in self.outbox if after == "-" or not f.entry_id or _place(f.entry_id) > _place(after)][:count]
+        right = [f for f in self.outbox if after == "-" or not f.entry_id or _order(f.entry_id) > _order(after)][:count]
         found = [(e.kind, e.request_id, e.user_id, e.token_id, e.weight, e.held) for e in entries]
         wanted = [(f.kind, f.event.request_id, f.event.user_id, f.event.token_id, f.weight, f.held) for f in right]
         demand(found == wanted, Claim.ANSWERS, f"the outbox holds {found}, right is {wanted}")
@@ -230,9 +230,9 @@ class Shard:
         self.holds[request] = Hold(state, hold.user, hold.token, hold.quota)
 
     def _file(self, kind: str, event: Event, weight: int, held: int) -> None:
-        self.outbox.append(Filed(kind, event, weight, held, self.life))
+        self.outbox.append(Filed(kind, event, weight, held, self.run))
 
 
-def _place(entry_id: str) -> tuple[int, int]:
+def _order(entry_id: str) -> tuple[int, int]:
     epoch, seq = entry_id.split("-")
     return int(epoch), int(seq)

@@ -1,6 +1,6 @@
 """Transactions that wait before COMMIT, so that others meet their locks.
 
-A parked transaction has run all its statements on a connection of its own. Whoever
+A parked transaction has run all its statements on a connection of its own. A call that
 needs its locks runs into lock_timeout, a few milliseconds, and gets Unavailable, or,
 with the patient database, queues until the parked one commits or rolls back.
 """
@@ -30,7 +30,7 @@ class Parked:
     apply: Callable[[], None] = lambda: None  # brings the oracle's books up to date
 
     def commit(self) -> None:
-        """The books first: whoever queued for a lock of this one goes on at COMMIT, and compares with them."""
+        """The books first: a call that queued for a lock of this one goes on at COMMIT, and compares with them."""
         self.apply()
         self.connection.commit()
         self.connection.close()
@@ -81,7 +81,7 @@ class SteppedDatabase(Database):
         return parked
 
     def _repeat(self, attempt: Callable[[], T], *, after_loss: Callable[[], bool]) -> T:
-        """Not again at once: in one thread nobody else can move meanwhile."""
+        """Not again at once: in one thread no other actor can move meanwhile."""
         try:
             return attempt()
         except sa.exc.SQLAlchemyError as error:

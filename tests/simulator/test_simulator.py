@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulator.final_check import play
+from tests.simulator.final_check import run_history
 from tests.simulator.history import History
 from tests.simulator.mutations import MUTANTS
-from tests.simulator.runner import Played, play_seed
+from tests.simulator.runner import Outcome, run_seed
 from tests.simulator.world import World, open_world
 
-#: Enough on an idle machine to play SEEDS; a busy one plays fewer, but never fewer than LEAST.
+#: Enough on an idle machine to run SEEDS; a busy one runs fewer, but never fewer than LEAST.
 SECONDS = 45
 SEEDS = int(os.environ.get("BILLING_TEST_SEEDS", "300"))
 LEAST = 20
@@ -33,9 +33,9 @@ def world() -> Iterator[World]:
 
 @pytest.mark.timeout(900)
 def test_every_interleaving_tried_keeps_every_claim(world: World) -> None:
-    total, began = Played(), time.monotonic()
+    total, began = Outcome(), time.monotonic()
     for seed in range(1, SEEDS + 1):
-        total.add(play_seed(world, seed))
+        total.add(run_seed(world, seed))
         assert not total.failed, "\n\n".join(total.failed.values())
         if seed >= LEAST and time.monotonic() - began > SECONDS:
             break
@@ -51,7 +51,7 @@ def test_a_seed_gives_the_same_history_again(world: World) -> None:
 
 def _told(world: World, seed: int) -> str:
     history = History(world, seed)
-    play(history)
+    run_history(history)
     # Times, epochs and ages are the clock's own.
     return re.sub(r"\d{6,}|age_ms=\d+", "#", history.trace.last(10_000))
 
@@ -62,4 +62,4 @@ def _told(world: World, seed: int) -> str:
 )
 def test_a_guard_that_is_removed_is_missed(world: World, name: str) -> None:
     with MUTANTS[name].applied(world):
-        assert any(play_seed(world, seed).failed for seed in range(1, 61)), f"nobody noticed that {name} is gone"
+        assert any(run_seed(world, seed).failed for seed in range(1, 61)), f"no claim failed without {name}"

@@ -1,4 +1,4 @@
-"""What happened, step by step, put into words only if somebody wants to read it."""
+"""What happened, step by step, put into words only when they are printed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Trace:
     def note(self, words: str, *values: Any) -> None:
         self._add(words, *values)
 
-    def effect(self, who: str, effect: Effect, note: str, reply: Any = None) -> None:
-        self._add("%s %s %s -> %s", who, effect, note, _Reply(reply))
+    def effect(self, actor: str, effect: Effect, note: str, reply: Any = None) -> None:
+        self._add("%s %s %s -> %s", actor, effect, note, _Reply(reply))
 
     def name(self, request_id: str, name: str) -> None:
         self.names[request_id] = name

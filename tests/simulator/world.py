@@ -66,8 +66,8 @@ _TRUNCATE_EVERY = 100
 def open_world() -> Iterator[World]:
     """Servers of this process's own, for as long as the block; nothing stays."""
     with (
-        tempfile.TemporaryDirectory(prefix="billing-simulator-", dir="/tmp") as place,
-        _own_environment(place),
+        tempfile.TemporaryDirectory(prefix="billing-simulator-", dir="/tmp") as folder,
+        _own_environment(folder),
         embedded_servers(fast=True) as servers,
     ):
         upgrade(servers.database_url)
@@ -79,14 +79,14 @@ def open_world() -> Iterator[World]:
 
 
 @contextmanager
-def _own_environment(place: str) -> Iterator[None]:
-    """As root, PostgreSQL's programs and data go below `place`; nobody's own BILLING_* decides anything."""
+def _own_environment(folder: str) -> Iterator[None]:
+    """As root, PostgreSQL's programs and data go below `folder`; the caller's own BILLING_* decides nothing."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("BILLING_")]:
         del os.environ[name]
     if os.geteuid() == 0:
-        Path(place).chmod(0o755)
-        os.environ["BILLING_LAB_PUBLIC_FOLDER"] = str(Path(place) / "lab")
+        Path(folder).chmod(0o755)
+        os.environ["BILLING_LAB_PUBLIC_FOLDER"] = str(Path(folder) / "lab")
     try:
         yield
     finally:
@@ -155,7 +155,7 @@ class World:
         return self.runtime.holds.send(command)
 
     def account_key(self, key: Key) -> str:
-        """Where the copy and the counters of a user or token are."""
+        """Where a user or token is cached, and its counters."""
         which, account = key
         keys = self.commands.keys
         return (
@@ -171,28 +171,28 @@ class World:
         return self.runtime.holds.send_all(Pipeline(reads))
 
     def version_in(self, key: Key) -> int | None:
-        """Of an account's copy."""
+        """Of an account as it is cached."""
         return self.fields([key], "version")[0][0]
 
     def look(self, keys: list[Key]) -> list[dict[str, Any]]:
-        """Counters and copies; `loaded`: as reserve.lua would see it."""
+        """Counters and cached accounts; `loaded`: as reserve.lua would see it."""
         names = ("held", "unposted", "balance", "version", "loaded_epoch", "loaded_at")
         metas = [Command(("HMGET", self.commands.keys.meta(at), "epoch", "run_id"), list) for at in range(SHARDS)]
         reads = [Command(("HMGET", self.account_key(key), *names), list) for key in keys]
         now_ms, *replies = self.runtime.holds.send_all(Pipeline((self.commands.server_time(), *metas, *reads)))
         seen = []
         for key, reply in zip(keys, replies[SHARDS:], strict=True):
-            copy = dict(zip(names, [None if value is None else int(value) for value in reply], strict=True))
+            cached = dict(zip(names, [None if value is None else int(value) for value in reply], strict=True))
             epoch, run_id = replies[(key[1] if key[0] == "user" else TOKENS[key[1]][0]) % SHARDS]
-            loaded = copy["loaded_epoch"] is not None and epoch is not None and run_id != ANOTHER_RUN.encode()
-            loaded = loaded and copy["loaded_epoch"] == int(epoch)
-            seen.append({**copy, "loaded": loaded, "age_ms": now_ms - (copy["loaded_at"] or 0)})
+            loaded = cached["loaded_epoch"] is not None and epoch is not None and run_id != ANOTHER_RUN.encode()
+            loaded = loaded and cached["loaded_epoch"] == int(epoch)
+            seen.append({**cached, "loaded": loaded, "age_ms": now_ms - (cached["loaded_at"] or 0)})
         return seen
 
     # -- PostgreSQL ---------------------------------------------------------------------------------------
 
     def call_queueing(self, call: Callable[[Any], Any], parked: list[Parked], let_go: Callable[[Parked], None]) -> Any:
-        """A call of the ledger that waits for locks; whoever holds them is let go while it waits."""
+        """A call of the ledger that waits for locks; transactions that hold them are let go while it waits."""
         outcome: list[Any] = []
         thread = threading.Thread(target=_run, args=(call, self.patient, outcome))
         thread.start()
