@@ -165,7 +165,7 @@ def test_root_with_a_closed_checkout_runs_postgres_as_nobody_and_opens_nothing(
 
 
 @root
-def test_nobody_else_may_connect_even_where_the_socket_can_be_reached(
+def test_no_other_user_may_connect_even_where_the_socket_can_be_reached(
     tmp_path: Path, as_ordinary_user: tuple[str, ...], spawn_parent: Any
 ) -> None:
     connect = "import psycopg, sys; psycopg.connect(sys.argv[1])"

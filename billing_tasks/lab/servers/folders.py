@@ -1,4 +1,4 @@
-"""The folders a lab lives in: the state folder, and the short private ones for sockets.
+"""The folders of a lab: the state folder, and the short private ones for sockets.
 
 The state folder (default `.billing/`) keeps data, logs and passwords, is 0700
 and locked by the process that works in it. A killed process loses its lock;
