@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from billing_tasks.holds.commands import Command
+from billing_tasks.holds.keys import spread_tags
 from billing_tasks.holds.outcomes import Reserve
 from billing_tasks.model.events import Event, Kind
 from tests.simulator.books import Books, Charge, Key
@@ -44,6 +45,7 @@ class Oracle:
     shards: list[Shard]
     version_in: VersionIn
     books: Books = field(init=False)
+    tags: list[str] = field(init=False)  # of the shards, in their keys
     unknown: dict[Key, list[Unknown]] = field(default_factory=dict)
     versions_of: dict[str, dict[Key, int]] = field(default_factory=dict)  # of the accounts, by the charge
     set_aside: set[tuple[str, str, str]] = field(default_factory=set)  # files of the spool that a person looks at
@@ -54,6 +56,7 @@ class Oracle:
 
     def __post_init__(self) -> None:
         self.books = Books(self)
+        self.tags = spread_tags(len(self.shards))
 
     def shard_of(self, user: int) -> Shard:
         return self.shards[user % len(self.shards)]
@@ -158,7 +161,7 @@ class Oracle:
             judge(at, args, reply)
 
     def _shard_in(self, key: str) -> Shard:
-        return self.shards[int(key.split("{s", 1)[1].split("}", 1)[0])]
+        return self.shards[self.tags.index(key.split("{", 1)[1].split("}", 1)[0])]
 
     def _plain(self, words: tuple[Any, ...], reply: Any) -> None:
         if words[0] == "XRANGE":
