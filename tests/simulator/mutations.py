@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from billing_tasks.holds import commands
+from billing_tasks.holds.commands import command
 from billing_tasks.holds.scripts import Script
 from tests.simulator.guards import GUARDS, Cut
 from tests.simulator.world import World
@@ -85,8 +85,8 @@ def _run_in(module: Any, source: str) -> None:
 
 @contextmanager
 def _mutated_scripts(name: str | None, cuts: list[Cut]) -> Iterator[None]:
-    """`commands.call` looks scripts up by name; it finds the mutated one."""
-    before = commands.script
+    """`command.call` looks scripts up by name; it finds the mutated one."""
+    before = command.script
 
     def mutated(wanted: str) -> Script:
         found = before(wanted)
@@ -95,11 +95,11 @@ def _mutated_scripts(name: str | None, cuts: list[Cut]) -> Iterator[None]:
         body = _cut(found.body, cuts)
         return Script(wanted, body, hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest(), found.fenced)
 
-    commands.script = mutated  # type: ignore[assignment]
+    command.script = mutated  # type: ignore[assignment]
     try:
         yield
     finally:
-        commands.script = before
+        command.script = before
 
 
 MUTANTS: dict[str, Mutant] = {name: Mutant(name, without, cuts, survives) for name, without, cuts, survives in GUARDS}
