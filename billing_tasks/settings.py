@@ -28,6 +28,9 @@ class Settings(BaseSettings):
 
     key_prefix: str = Field("billing", pattern=r"^[a-z0-9_-]{1,32}$", description="first part of every Redis key")
     shards: int = Field(12, ge=1, le=1024, description="another number is refused; `migrate` changes it")
+    shard_tags: Literal["spread", "numbered"] = Field(
+        "spread", description="how hash tags of shards are chosen; numbered: as release 0.1.0 did"
+    )
     queue: str = Field("celery", description="the queue workers read; Celery's default, so that bare producers find it")
     dispatch: Literal["batch", "request"] = Field("batch", description="request: one Celery task per consume")
 

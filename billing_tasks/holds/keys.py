@@ -6,33 +6,31 @@ from __future__ import annotations
 from binascii import crc_hqx
 from functools import cache
 from itertools import count
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 #: Hash slots of a Redis Cluster.
 _SLOTS: Final = 16384
-#: How tags are chosen; noted in Redis beside the number of shards. 1 was 0.1.0's {s00}, {s01} and so on, of which
-#: one primary of three got half.
-TAGS: Final = 2
+#: How tags are chosen, and how Redis notes it behind the number of shards. 0.1.0's {s00}, {s01} and so on gave one
+#: primary of three half of them, and were not noted.
+Tags: TypeAlias = Literal["spread", "numbered"]
+_NOTES: Final[dict[str, Tags]] = {"": "numbered", "/2": "spread"}
 
 
 class Keys:
-    """Names of all keys, for one prefix and number of shards. `tags`: how hash tags are chosen (TAGS)."""
+    """Names of all keys, for one prefix, number of shards and way to choose their hash tags."""
 
-    def __init__(self, prefix: str, shards: int, *, tags: int = TAGS) -> None:
+    def __init__(self, prefix: str, shards: int, tags: Tags = "spread") -> None:
         self.prefix = prefix
         self.shards = shards
-        self.tags = spread_tags(shards) if tags == TAGS else _numbered_tags(shards)
+        self.tags = spread_tags(shards) if tags == "spread" else _numbered_tags(shards)
+        #: What Redis notes of it.
+        self.layout_name = str(shards) + next(note for note, chosen in _NOTES.items() if chosen == tags)
         self._shard_prefixes = [f"{prefix}:{{{tag}}}:" for tag in self.tags]
 
     @property
     def layout(self) -> str:
         """The layout this Redis was filled with, as `layout_name`; another one is refused."""
         return f"{self.prefix}:layout"
-
-    @property
-    def layout_name(self) -> str:
-        """Number of shards, and how their tags are chosen."""
-        return f"{self.shards}/{TAGS}"
 
     def shard_of(self, user_id: int) -> int:
         """The shard of a user and of everything the user owns. The only place that knows."""
@@ -77,6 +75,14 @@ class Keys:
     def drainer(self, shard: int) -> str:
         """String with a TTL: who drains."""
         return self._shard_prefixes[shard] + "drainer"
+
+
+def keys_of_layout(prefix: str, layout_name: str) -> Keys:
+    """The keys of a layout as Redis noted it. Raises ValueError for what no release noted."""
+    shards, slash, note = layout_name.partition("/")
+    if slash + note not in _NOTES:
+        raise ValueError(layout_name)
+    return Keys(prefix, int(shards), _NOTES[slash + note])
 
 
 @cache

@@ -17,7 +17,7 @@ from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.holds.commands import Command, Commands, Layout, Pipeline
 from billing_tasks.holds.connection.connection import Connection
 from billing_tasks.holds.connection.pool import ConnectionPool
-from billing_tasks.holds.keys import Keys
+from billing_tasks.holds.keys import Keys, keys_of_layout, spread_tags
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
@@ -27,7 +27,7 @@ def commands_for(settings: Settings) -> Commands:
     """The builder of commands that these settings call for."""
     return Commands(
         Layout(
-            Keys(settings.key_prefix, settings.shards),
+            Keys(settings.key_prefix, settings.shards, settings.shard_tags),
             doorbell_ms=settings.doorbell_ms,
             tombstone_ms=settings.tombstone_seconds * 1000,
             idle_seconds=settings.idle_seconds,
@@ -140,23 +140,21 @@ class HoldStore:
         found = execute("GET", keys.layout) or execute("SET", keys.layout, keys.layout_name, "NX", "GET")
         if found is None or found.decode() == keys.layout_name:
             return
-        old = _keys_of(keys.prefix, found.decode())
-        other = f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards"
-        if old.shards == keys.shards:
-            other = f"This Redis is filled by another release, whose {old.shards} shards have other keys"
+        try:
+            old = keys_of_layout(keys.prefix, found.decode())
+        except ValueError:
+            raise BadSettings(f"A later release filled this Redis ({keys.layout} is {found.decode()!r}).") from None
+        other, as_it_is = _difference(keys, old)
         if not change:
-            same = "" if old.shards == keys.shards else f"Set it to {old.shards}; or stop"
             raise BadSettings(
-                f"{other}. {same or 'Stop'} everything and run `billing-tasks migrate` once"
-                f"{' with the new number' if same else ''}."
+                f"{other} Set {as_it_is}; or stop everything and run `billing-tasks migrate` once with the new setting."
             )
         for shard in range(old.shards):
             events, holds = int(execute("XLEN", old.outbox(shard))), int(execute("ZCARD", old.due(shard)))
             if events or holds:
-                with_old = f"BILLING_SHARDS={old.shards}" if b"/" in found else "the release before"
                 raise BadSettings(
-                    f"{other}, and shard {shard} still has {events} events and {holds} open holds. "
-                    f"Start workers with {with_old} until `billing-tasks status` shows none, then change it."
+                    f"{other} Shard {shard} still has {events} events and {holds} open holds. Start workers with "
+                    f"{as_it_is} until `billing-tasks status` shows none, then change it."
                 )
         execute("SET", keys.layout, keys.layout_name)
 
@@ -167,7 +165,15 @@ class HoldStore:
         self._pool.disconnect()
 
 
-def _keys_of(prefix: str, layout_name: str) -> Keys:
-    """The keys of a layout as it was noted; 0.1.0 noted the number of shards alone."""
-    shards, _, tags = layout_name.partition("/")
-    return Keys(prefix, int(shards), tags=int(tags or 1))
+def _difference(keys: Keys, old: Keys) -> tuple[str, str]:
+    """How the keys differ from those that Redis is filled with, and the setting that keeps the latter."""
+    if old.shards == keys.shards:
+        return (
+            "This Redis is filled with the keys of release 0.1.0, whose shards have other hash tags.",
+            f"BILLING_SHARD_TAGS={'numbered' if old.tags != spread_tags(old.shards) else 'spread'}",
+        )
+    tags = " BILLING_SHARD_TAGS=numbered" if old.tags != spread_tags(old.shards) else ""
+    return (
+        f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards.",
+        f"BILLING_SHARDS={old.shards}{tags}",
+    )

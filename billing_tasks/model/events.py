@@ -14,7 +14,7 @@ import msgspec
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.consume_log import ConsumeLog, Stored, column_fields
-from billing_tasks.model.fingerprint import formula_of
+from billing_tasks.model.fingerprint import FORMULA_1, consume_fingerprint, formula_of
 
 
 class Kind(StrEnum):
@@ -99,6 +99,12 @@ def of_log(log: ConsumeLog) -> Event:
         details=log.kept_in(Stored.DETAILS),
         **log.columns(),
     )
+
+
+def fingerprint_of_0_1_0(consume: Event) -> str:
+    """What release 0.1.0 would call this consume, for comparison with what it left in Redis."""
+    facts = {name: getattr(consume, name) for name in FORMULA_1}
+    return consume_fingerprint(**facts, formula=1)
 
 
 def payload(event: Event) -> bytes:

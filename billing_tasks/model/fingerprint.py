@@ -14,6 +14,8 @@ from collections.abc import Mapping
 #: The formula of a consume: who, where, what and how much, and since 2 the quantities of other meters. No timings and
 #: no remarks. Releases and refunds are still by formula 1.
 CONSUME_FORMULA = 2
+#: What formula 1 covers.
+FORMULA_1 = ("user_id", "token_id", "channel_id", "model_name", "prompt_tokens", "completion_tokens", "quota")
 
 
 def consume_fingerprint(
@@ -26,12 +28,15 @@ def consume_fingerprint(
     completion_tokens: int,
     quota: int,
     usage: Mapping[str, object] | None = None,
+    formula: int = CONSUME_FORMULA,
 ) -> str:
-    """34 hex digits. `usage` counts as sorted by name, and a quantity of zero as not there."""
-    meters = {name: amount for name, amount in sorted((usage or {}).items()) if amount}
+    """34 hex digits. `usage` counts as sorted by name, and a quantity of zero as not there. 32 digits by formula 1."""
     facts = (user_id, token_id, channel_id, model_name, prompt_tokens, completion_tokens, quota)
+    if formula == 1:
+        return fingerprint("consume", *facts)
+    meters = {name: amount for name, amount in sorted((usage or {}).items()) if amount}
     more = (json.dumps(meters, separators=(",", ":")),) if meters else ()
-    return f"{CONSUME_FORMULA:02x}{fingerprint('consume', *facts, *more)}"
+    return f"{formula:02x}{fingerprint('consume', *facts, *more)}"
 
 
 def fingerprint(*parts: object) -> str:

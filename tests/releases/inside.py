@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,13 +23,9 @@ def lua_scripts() -> dict[str, str]:
 
 def sql_files() -> dict[str, str]:
     """Each SQL file by where it lies below the package."""
-    found = {}
-    ledger = resources.files("billing_tasks.ledger")
-    for folder in ("sql", "migrations/versions"):
-        for file in (ledger / folder).iterdir():
-            if file.name.endswith(".sql"):
-                found[f"ledger/{folder}/{file.name}"] = file.read_text(encoding="utf-8")
-    return dict(sorted(found.items()))
+    package = Path(str(resources.files("billing_tasks")))
+    files = sorted(package.glob("ledger/migrations/versions/*/*.sql"))
+    return {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
 def migrate(database_url: str) -> list[str]:

@@ -81,9 +81,9 @@ def _write_state(draft: Path, release: str, ids: dict[str, str], servers: Server
 def _decide_letters(servers: Servers) -> None:
     """A person's decisions about dead letters, for their history."""
     for words in (
-        ("discard", "1", "--who", "dora", "--why", "the first one was right"),
-        ("discard", "2", "--who", "dora", "--why", "no such person"),
-        ("reopen", "2", "--who", "erin", "--why", "there is"),
+        ("discard", "1", "--actor", "dora", "--comment", "the first one was right"),
+        ("discard", "2", "--actor", "dora", "--comment", "no such person"),
+        ("reopen", "2", "--actor", "erin", "--comment", "there is"),
     ):
         command = [str(Path(sys.executable).with_name("billing-tasks")), "dead-letters", *words, "--json"]
         subprocess.run(command, env={**os.environ, **servers.environment}, capture_output=True, check=True)

@@ -11,7 +11,7 @@ from billing_tasks.broker.names import CONSUME
 from billing_tasks.errors import IdempotencyConflict, TokenRefused, Unavailable, UserNotFound
 from billing_tasks.flows.effects import Enqueue, Ring
 from billing_tasks.flows.requests import without_redis
-from billing_tasks.holds.commands import Commands
+from billing_tasks.holds.commands import Command, Commands
 from billing_tasks.holds.outcomes import Consume
 from billing_tasks.holds.replies import Closed
 from billing_tasks.model import events
@@ -30,19 +30,25 @@ async def consume(log: ConsumeLog, *, commands: Commands) -> Receipt:
 async def file(event: Event, *, commands: Commands) -> Receipt:
     """`consume` of usage that is an event already."""
     try:
-        reply = await commands.consume(
-            request_id=event.request_id,
-            user_id=event.user_id,
-            token_id=event.token_id,
-            quota=event.quota,
-            fingerprint=event.fingerprint,
-            payload=events.payload(event),
-        )
+        reply = await _close(event, event.fingerprint, commands)
+        if reply.outcome is Consume.OTHER_FORMULA:  # an older release consumed it, or began to
+            reply = await _close(event, events.fingerprint_of_0_1_0(event), commands)
     except Unavailable as exc:
         return await _without_redis(event, exc, commands.keys.shard_of(event.user_id))
     if reply.ring:
         await Ring(commands.keys.shard_of(event.user_id), event.request_id)
     return _receipt(event, reply)
+
+
+def _close(event: Event, fingerprint: str, commands: Commands) -> Command[Closed[Consume]]:
+    return commands.consume(
+        request_id=event.request_id,
+        user_id=event.user_id,
+        token_id=event.token_id,
+        quota=event.quota,
+        fingerprint=fingerprint,
+        payload=events.payload(event),
+    )
 
 
 async def enqueue(log: ConsumeLog, *, commands: Commands) -> Receipt:

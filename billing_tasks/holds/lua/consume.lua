@@ -28,6 +28,8 @@ Returns {outcome, held, ring}
   CONSUMED              the hold is closed, the event filed; held = the quota it held
   CONSUMED_LATE         no hold was open (expired, released, lost or never made); charged all the same
   ALREADY_CONSUMED      the same consume came before
+  OTHER_FORMULA         a consume came before, its fingerprint made by another formula; nothing is changed:
+                        the caller asks again with a fingerprint by that one
   IDEMPOTENCY_CONFLICT  another consume or another owner had this request_id; filed as a conflict
 ]]
 local meta, user, token, hold, due, outbox, doorbell = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -40,6 +42,7 @@ local epoch = fence(meta)
 
 local state, held_user, held_token, held_amount, held_fingerprint = read_hold(hold)
 if state == 'consumed' and held_fingerprint == fingerprint then return {'ALREADY_CONSUMED', 0, 0} end
+if state == 'consumed' and #held_fingerprint ~= #fingerprint then return {'OTHER_FORMULA', 0, 0} end
 if state == 'consumed' or (state and (held_user ~= user_id or held_token ~= token_id)) then
   -- Nothing of it will leave `unposted`, so its quota can't be the weight: the payload keeps it.
   payload = '{"quota":' .. quota .. ',' .. string.sub(payload, 2)
