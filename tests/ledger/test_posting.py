@@ -173,6 +173,7 @@ def test_the_consume_log_keeps_every_field_of_the_event(ledger, payer, shard):
         price={"cached_rate": "1/8"},
         details={"usage": {"nested": {"a": [1, 2]}}, "region": "eu"},
         price_version=3,
+        fingerprint="02" + "ab" * 16,
         cost=5,
         used_at_ms=1_790_000_000_123,
     )

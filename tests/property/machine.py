@@ -24,7 +24,7 @@ from billing_tasks.flows.requests import consume, reserve
 from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import PostedBatch
+from billing_tasks.model.posting import OutboxPart, PostedBatch
 from tests.conftest import CHANNEL, EMPTY, Billing
 from tests.property.model import OWNERS, SHARDS, SLOTS, UNLIMITED, Account, Filed, Model, Saved
 
@@ -48,8 +48,11 @@ class Spy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    def post_batch(self, shard: int, batch: list[Event], **cursor: Any) -> PostedBatch:
-        answer: PostedBatch = self._ledger.post_batch(shard, batch, **cursor)
+    def post_batch(self, shard: int, batch: list[Event]) -> PostedBatch:
+        return self.post_outboxes(batch, [OutboxPart(shard)])
+
+    def post_outboxes(self, batch: list[Event], parts: list[OutboxPart]) -> PostedBatch:
+        answer: PostedBatch = self._ledger.post_outboxes(batch, parts)
         self._machine.booked(batch, [str(outcome) for outcome in answer.outcomes])
         return answer
 

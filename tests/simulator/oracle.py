@@ -207,7 +207,7 @@ class Oracle:
         self.seen[f"renewing {right}"] += 1
 
     def _refund(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
-        right = at.refund(args[2])
+        right = at.refund(*args[:3])
         demand(int(reply) == right, Claim.ANSWERS, f"filing a refund: ring {reply}, right is {right}")
 
     def _ring(self, at: Shard, _: tuple[Any, ...], reply: Any) -> None:

@@ -116,7 +116,7 @@ class Shard:
         self.due[request] = False
 
     def consume(self, request: str, user: int, token: int, quota: int, print_: str, payload: bytes) -> tuple[Any, ...]:
-        event, hold = events.decode(payload), self.holds.get(request)
+        event, hold = _whole(payload, Kind.CONSUME, request, user, token, quota), self.holds.get(request)
         if hold is not None and hold.state == "consumed" and hold.fingerprint == print_:
             return Consume.ALREADY_CONSUMED, 0, 0
         if hold is not None and (hold.state == "consumed" or (hold.user, hold.token) != (user, token)):
@@ -165,8 +165,8 @@ class Shard:
         self.due[request] = False
         return Renew.RENEWED
 
-    def refund(self, payload: bytes) -> int:
-        self._file("refund", events.decode(payload), 0, 0)
+    def refund(self, request: str, user: int, payload: bytes) -> int:
+        self._file("refund", _whole(payload, Kind.REFUND, request, user, 0, None), 0, 0)
         return self.ring()
 
     def ring(self) -> int:
@@ -223,14 +223,21 @@ class Shard:
             filed.entry_id = entry.entry_id
 
     def _close(self, state: str, request: str, hold: Hold, weight: int, payload: bytes) -> None:
-        event = events.decode(payload)
-        event.quota = hold.quota
+        event = _whole(payload, Kind.RELEASE, request, hold.user, hold.token, hold.quota)
         self._file("release", event, weight, hold.quota)
         self.due.pop(request, None)
         self.holds[request] = Hold(state, hold.user, hold.token, hold.quota)
 
     def _file(self, kind: str, event: Event, weight: int, held: int) -> None:
         self.outbox.append(Filed(kind, event, weight, held, self.run))
+
+
+def _whole(payload: bytes, kind: Kind, request: str, user: int, token: int, quota: int | None) -> Event:
+    """The event that header and payload are together; quota None: the payload has it."""
+    event = events.decode(payload)
+    event.kind, event.request_id, event.user_id, event.token_id = kind, request, user, token
+    event.quota = event.quota if quota is None else quota
+    return event
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import PostedBatch
+from billing_tasks.model.posting import OutboxPart, PostedBatch
 from tests.simulator.books import Apply, Books, Key
 from tests.simulator.claims import Claim, demand
 
@@ -51,10 +52,10 @@ class WatchedLedger(Ledger):
 
     # -- posting ------------------------------------------------------------------------------------------
 
-    def post_batch(self, shard: int, batch: list[Event], **cursor: Any) -> PostedBatch:
+    def post_outboxes(self, batch: list[Event], parts: Sequence[OutboxPart]) -> PostedBatch:
         self._refuse(batch)
-        answer = super().post_batch(shard, batch, **cursor)
-        self._staged.append(self.books.post(shard, batch, answer))
+        answer = super().post_outboxes(batch, parts)
+        self._staged.append(self.books.post(parts[0].shard, batch, answer))
         return answer
 
     def post_refund(self, shard: int, event: Event) -> PostedBatch:

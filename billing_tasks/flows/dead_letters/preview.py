@@ -43,7 +43,8 @@ class Preview:
 
     def as_dict(self) -> dict[str, object]:
         """What Flower and --json show."""
-        return asdict(self)
+        fields = asdict(self)
+        return {("says" if name == "message" else name): value for name, value in fields.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Previews:
         return {
             "dry_run": True,
             "would": dict(Counter(dead_letter.would for dead_letter in self.dead_letters)),
-            "dead_letters": [dead_letter.as_dict() for dead_letter in self.dead_letters[:20]],
+            "letters": [dead_letter.as_dict() for dead_letter in self.dead_letters[:20]],
             "more": self.more,
             "left_out": self.left_out,
         }

@@ -64,7 +64,7 @@ class Attempted:
             "dead_letter": self.dead_letter,
             "request_id": self.request_id,
             "outcome": self.outcome,
-            "message": self.message,
+            "says": self.message,  # results keep the names that programs read them by
         }
 
 
@@ -262,7 +262,8 @@ async def send_again(
         comment=comment,
         **wanted,
     )
-    asked = {} if due_only else {"actor": actor, "comment": comment}
+    # In messages they have the names of release 0.1.0, whose workers may take them.
+    asked = {} if due_only else {"who": actor, "why": comment}
     for dead_letter in dead_letters:
         await slow_lane(
             kind=dead_letter.kind,

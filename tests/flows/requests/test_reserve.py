@@ -209,7 +209,7 @@ def test_another_number_of_shards_is_refused_until_nothing_is_left(make_billing:
     billing = make_billing(shards=4)
     reservation = billing.reserve(billing.payer(), 10)
     other = HoldStore(billing.settings.model_copy(update={"shards": 8}))
-    with pytest.raises(errors.BadSettings, match="Set it to 4"):
+    with pytest.raises(errors.BadSettings, match="Set BILLING_SHARDS=4"):
         other.check_layout()
     with pytest.raises(errors.BadSettings, match="1 open holds"):
         other.check_layout(change=True)
