@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: help demo up chaos test simulate mutants faults test-fast bench check format record-release venv clean
+.PHONY: help demo up chaos test simulate mutants faults test-fast bench reference check format record-release venv clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ faults: $(STAMP) ## Servers broken, hostile input, bugs of other gateways; the l
 	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/acceptance tests/chaos/test_run.py $(TEST_ARGS)
 
 test-fast: $(STAMP) ## The tests that need no server
-	@$(PY) -m pytest tests/pricing tests/tidy $(TEST_ARGS)
+	@$(PY) -m pytest tests/pricing tests/model tests/tidy tests/test_errors.py tests/holds/test_keys.py tests/holds/test_replies.py $(TEST_ARGS)
 
 bench: $(STAMP) ## Measure beside what people would use instead (QUICK=1: under 2 minutes; BENCH_ARGS='--only drain')
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
@@ -51,6 +51,9 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+
+reference: $(STAMP) ## Write the tables of the reference that follow from the code
+	@$(PY) docs/make_reference.py
 
 format: $(STAMP) ## Format the code
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .

@@ -83,27 +83,33 @@ class ConsumeLog(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    user_id: Id
-    channel_id: Annotated[StrictInt, Field(ge=0, le=MAX_QUOTA)]
+    user_id: Id = Field(description="who pays")
+    channel_id: Annotated[StrictInt, Field(ge=0, le=MAX_QUOTA)] = Field(description="the upstream; 0: none")
     prompt_tokens: Tokens = 0
     completion_tokens: Tokens = 0
     model_name: _text(200) = ""  # type: ignore[valid-type]
-    token_id: Id
+    token_id: Id = Field(description="the user's token that pays with it")
     token_name: _text(200) = ""  # type: ignore[valid-type]
-    quota: Quota
-    content: _text(2000) = ""  # type: ignore[valid-type]
-    pre_consumed_quota: Quota = 0  # what the reference would have reported; nothing computes with it
+    quota: Quota = Field(description="what is charged")
+    content: _text(2000) = Field("", description="a remark")  # type: ignore[valid-type]
+    pre_consumed_quota: Quota = Field(0, description="as the reference reports it; nothing computes with it")
 
-    request_id: Annotated[str, BeforeValidator(check_request_id)]
-    client_key: _text(200) = ""  # type: ignore[valid-type]
+    request_id: Annotated[str, BeforeValidator(check_request_id)] = Field(
+        description="a UUIDv7, not older than 31 days, not more than 5 minutes ahead"
+    )
+    client_key: _text(200) = Field("", description="an id of the caller's own")  # type: ignore[valid-type]
     group: _text(64) = "default"  # type: ignore[valid-type]
-    model_ratio: _text(64) = ""  # type: ignore[valid-type]
-    completion_ratio: _text(64) = ""  # type: ignore[valid-type]
-    group_ratio: _text(64) = ""  # type: ignore[valid-type]
+    model_ratio: _text(64) = Field("", description="the price, for the record")  # type: ignore[valid-type]
+    completion_ratio: _text(64) = Field("", description="likewise")  # type: ignore[valid-type]
+    group_ratio: _text(64) = Field("", description="likewise")  # type: ignore[valid-type]
     elapsed_ms: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS)] = 0
     is_stream: StrictBool = False
-    usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.DETAILS] = None
-    used_at_ms: Annotated[StrictInt | None, Field(ge=0, le=MAX_MOMENT_MS)] = None
+    usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.DETAILS] = Field(
+        None, description=f"the upstream's own object, at most {MAX_USAGE_BYTES:,} bytes as JSON"
+    )
+    used_at_ms: Annotated[StrictInt | None, Field(ge=0, le=MAX_MOMENT_MS)] = Field(
+        None, description="when it was used, in milliseconds since 1970; left out: when it is consumed"
+    )
 
     def __init__(self, /, **fields: Any) -> None:
         """Raises InvalidRequest naming each field that is wrong, and why."""

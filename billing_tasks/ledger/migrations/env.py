@@ -26,4 +26,5 @@ with connection.begin():
         include_schemas=True,
     )
     context.run_migrations()
-    refresh(connection)
+    if context.get_context().get_current_revision() == context.get_head_revision():
+        refresh(connection)  # it names columns of the newest revision

@@ -12,4 +12,4 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), __file__, "columns", "posting_event_v2", "post_batch_v2", "post_refund_v2")
+    run_sql(op.get_bind(), __file__, "columns", "posting_event_v2", "post_batch_v2", "post_refund_v2", "calls_of_0_1_0")

@@ -1,0 +1,123 @@
+"""Scripts of this release on data of a later one, which has words and fields behind those that are known here; and
+scripts of release 0.1.0 on data of this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from billing_tasks.model.ids import new_request_id
+from tests.conftest import Billing, MakeBilling, Payer
+from tests.releases.record import HERE
+
+MORE = " 03abcdef and more"
+
+
+@pytest.fixture
+def payer(billing: Billing) -> Payer:
+    return billing.payer(1000)
+
+
+def hold_key(billing: Billing, payer: Payer, request_id: str) -> str:
+    keys = billing.runtime.commands.keys
+    return keys.hold(keys.shard_of(payer[0]), request_id)
+
+
+def lengthen(billing: Billing, key: str) -> None:
+    billing.redis("SET", key, billing.redis("GET", key).decode() + MORE, "KEEPTTL")
+
+
+def lengthen_accounts(billing: Billing, payer: Payer) -> None:
+    for key in (billing.user_key(payer[0]), billing.token_key(payer)):
+        attributes = billing.redis("HGET", key, "attributes").decode()
+        billing.redis("HSET", key, "attributes", attributes + " tier:gold", "rate_limit", "5")
+
+
+def lengthen_outbox(billing: Billing, payer: Payer) -> None:
+    """Rewrite the waiting entries with a header and fields of a later release."""
+    keys = billing.runtime.commands.keys
+    outbox = keys.outbox(keys.shard_of(payer[0]))
+    entries = billing.redis("XRANGE", outbox, "-", "+")
+    billing.redis("DEL", outbox)
+    for entry_id, fields in entries:
+        _, header, _, payload = fields
+        billing.redis("XADD", outbox, entry_id, "event", header + MORE.encode(), "payload", payload, "trace", "t")
+
+
+def test_a_longer_hold_is_repeated_renewed_and_consumed(billing: Billing, payer: Payer) -> None:
+    held = billing.reserve(payer, 100)
+    lengthen(billing, hold_key(billing, payer, held.request_id))
+    lengthen_accounts(billing, payer)
+
+    assert billing.reserve(payer, 100, request_id=held.request_id).again
+    assert billing.bk.renew(held, 900) > held.expires_at_ms
+    assert billing.verify().findings == []
+    assert not billing.use(held, 60).late
+
+    lengthen(billing, hold_key(billing, payer, held.request_id))  # its tombstone
+    assert billing.use(held, 60).again
+    assert billing.settle().posted == 1
+    assert billing.available(payer[0]) == 940
+
+
+def test_a_longer_hold_is_released_and_another_expires(billing: Billing, payer: Payer) -> None:
+    released, expired = billing.reserve(payer, 100), billing.reserve(payer, 200)
+    for held in (released, expired):
+        lengthen(billing, hold_key(billing, payer, held.request_id))
+    keys = billing.runtime.commands.keys
+    billing.redis("ZADD", keys.due(keys.shard_of(payer[0])), 1, expired.request_id)
+
+    assert billing.bk.refund_quota(released).quota == 100
+    assert billing.expire() == 1
+    assert billing.settle().posted == 2
+    assert billing.available(payer[0]) == 1000
+
+
+def test_longer_entries_are_booked_and_leave_with_their_weight(billing: Billing, payer: Payer) -> None:
+    for quota in (10, 20):
+        billing.use(billing.reserve(payer, 100), quota)
+    lengthen_outbox(billing, payer)
+
+    assert billing.verify().findings == []  # the sums that audit.lua makes count them
+    done = billing.settle()
+
+    assert (done.posted, done.dead_lettered) == (2, 0)
+    assert billing.accounts.user(payer[0]).used_quota == 30
+    assert billing.available(payer[0]) == 970
+
+
+def test_longer_attributes_are_obeyed(billing: Billing, payer: Payer) -> None:
+    billing.bk.refund_quota(billing.reserve(payer, 10))
+    lengthen_accounts(billing, payer)
+    assert billing.reserve(payer, 10).held_quota == 10
+    key = billing.user_key(payer[0])
+    billing.redis("HSET", key, "attributes", "disabled since yesterday")
+    billing.accounts.set_user(payer[0], status="disabled")
+    with pytest.raises(Exception, match="disabled"):
+        billing.reserve(payer, 10)
+    billing.settle()
+
+
+def test_scripts_of_release_0_1_0_close_the_holds_of_this_one(make_billing: MakeBilling) -> None:
+    billing = make_billing(shards=16, shard_tags="numbered")
+    payer = billing.payer(1000)
+    used, back = billing.reserve(payer, 100), billing.reserve(payer, 50)
+
+    def script(name: str, request_id: str, *arguments: Any) -> Any:
+        keys, shard = billing.runtime.commands.keys, billing.runtime.commands.keys.shard_of(payer[0])
+        named = [keys.meta(shard), billing.user_key(payer[0]), billing.token_key(payer), keys.hold(shard, request_id)]
+        named += [keys.due(shard), keys.outbox(shard), keys.doorbell(shard)]
+        words = (len(named), *named, request_id, payer[0], payer[1], *arguments, "-")
+        return billing.redis("EVAL", (HERE / f"0.1.0/lua/{name}.lua").read_text(), *words)
+
+    event = b'{"kind":"consume","request_id":"%s","user_id":%d,"token_id":%d,"fingerprint":"%s","quota":60}'
+    payload = event % (used.request_id.encode(), *payer, b"ab" * 16)
+    assert script("consume", used.request_id, 60, "ab" * 16, payload, 5000, 600_000)[0] == b"CONSUMED"
+    event = b'{"kind":"release","request_id":"%s","user_id":%d,"token_id":%d,"fingerprint":"%s","quota":50}'
+    payload = event % (back.request_id.encode(), *payer, b"cd" * 16)
+    assert script("release", back.request_id, payload, 5000, 600_000, 3600)[0] == b"RELEASED"
+    assert script("release", new_request_id(), payload, 5000, 600_000, 3600)[0] == b"NO_HOLD"
+
+    assert billing.settle().posted == 2  # and this release books what 0.1.0 filed
+    assert billing.available(payer[0]) == 940
