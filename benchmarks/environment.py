@@ -24,8 +24,8 @@ from billing_tasks.flows.audit import verify
 from billing_tasks.flows.settlement import settle
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.lab.servers import Servers
-from billing_tasks.ledger import upgrade
 from billing_tasks.ledger.columns import tokens_from_json, users_from_json
+from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.pricing import Price
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings

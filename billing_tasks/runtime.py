@@ -6,9 +6,8 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from billing_tasks.broker.publisher import Publisher
 from billing_tasks.errors import BillingError
 from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
 from billing_tasks.holds.commands import Command, Commands, Pipeline
@@ -17,6 +16,9 @@ from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event
 from billing_tasks.settings import Settings, load_settings
 from billing_tasks.spool.folder import Spool
+
+if TYPE_CHECKING:
+    from billing_tasks.broker.publisher import Publisher
 
 T = TypeVar("T")
 
@@ -28,10 +30,16 @@ class Runtime:
         self.settings = settings
         self.holds = HoldStore(settings)
         self.ledger = Ledger.from_settings(settings)
-        self.doorbell = Publisher(settings)
         self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
         self.when_spooled: Callable[[], None] = lambda: None
         os.register_at_fork(after_in_child=self.ledger.dispose_after_fork)
+
+    @functools.cached_property
+    def doorbell(self) -> Publisher:
+        """The publisher of this process. Loads Celery when it is first asked for; who only reads never does."""
+        from billing_tasks.broker.publisher import Publisher  # noqa: PLC0415
+
+        return Publisher(self.settings)
 
     @property
     def commands(self) -> Commands:
@@ -86,7 +94,8 @@ class Runtime:
 
     def close(self) -> None:
         """Send waiting rings, give all connections back."""
-        self.doorbell.close()
+        if "doorbell" in vars(self):
+            self.doorbell.close()
         self.holds.close()
         self.ledger.dispose()
 

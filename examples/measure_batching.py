@@ -16,7 +16,7 @@ from billing_tasks import Accounts, ConsumeLog, Settings
 from billing_tasks.flows.settlement import settle
 from billing_tasks.holds.commands import Pipeline
 from billing_tasks.lab.servers import embedded_servers
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.model import events
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime

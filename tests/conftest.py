@@ -21,7 +21,7 @@ from billing_tasks.flows.audit import verify
 from billing_tasks.flows.requests import expire
 from billing_tasks.flows.settlement import settle
 from billing_tasks.lab.servers import Servers, embedded_servers
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.model.reservation import Reservation
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings

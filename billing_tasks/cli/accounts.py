@@ -12,7 +12,7 @@ import typer
 from billing_tasks.admin.accounts import Accounts
 from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
 from billing_tasks.cli.show import console, facts, print_json, table, usd
-from billing_tasks.ledger import Keep
+from billing_tasks.ledger.accounts import Keep
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.runtime import runtime
 

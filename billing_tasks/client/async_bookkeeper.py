@@ -40,6 +40,7 @@ class AsyncBookkeeper(BookkeeperBase):
         self._holds = AsyncHoldStore(runtime.holds)
         self._settling: set[asyncio.Task[None]] = set()
         self._relayer = relay_from_now_on(runtime)
+        _ = runtime.doorbell  # loads Celery now, and not in the middle of the first request
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:

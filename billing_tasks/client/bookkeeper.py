@@ -38,6 +38,7 @@ class Bookkeeper(BookkeeperBase):
         self._runtime = runtime
         self._renewer = Renewer(self.renew)
         self._relayer = relay_from_now_on(runtime)
+        _ = runtime.doorbell  # loads Celery now, and not in the middle of the first request
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:

@@ -2,36 +2,6 @@
 
 `store.py` has the Ledger, made of the parts in the files beside it; `sql/` the functions
 that run inside PostgreSQL; `migrations/` the way from an empty database to the tables.
+
+Nothing is imported here: who reads `rows` or books with the Ledger needs no Alembic.
 """
-
-from billing_tasks.ledger.accounts import Keep
-from billing_tasks.ledger.failures import LedgerRefusedData
-from billing_tasks.ledger.migrations import upgrade
-from billing_tasks.ledger.rows import (
-    ChannelRow,
-    DeadLetter,
-    DeadLetterFilter,
-    DeadLetterState,
-    EntryRow,
-    HistoryKind,
-    Incident,
-    OutboxCursor,
-    Violation,
-)
-from billing_tasks.ledger.store import Ledger
-
-__all__ = [
-    "ChannelRow",
-    "DeadLetter",
-    "DeadLetterFilter",
-    "DeadLetterState",
-    "EntryRow",
-    "HistoryKind",
-    "Incident",
-    "Keep",
-    "Ledger",
-    "LedgerRefusedData",
-    "OutboxCursor",
-    "Violation",
-    "upgrade",
-]

@@ -12,7 +12,7 @@ import pytest
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.lab.servers.folders import StateFolder
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 from tests.faults.breaking import OwnValkey
 from tests.faults.site import Site
 from tests.worker.conftest import Processes, processes

@@ -15,7 +15,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from billing_tasks.lab.servers import embedded_servers
-from billing_tasks.ledger import Ledger, upgrade
+from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model import events
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind

@@ -12,8 +12,7 @@ from typing import TypeVar
 import psycopg
 import pytest
 
-from billing_tasks.ledger import upgrade
-from billing_tasks.ledger.migrations import pending
+from billing_tasks.ledger.migrations import pending, upgrade
 from billing_tasks.model import events
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.posting import PostOutcome

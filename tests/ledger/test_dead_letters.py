@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from billing_tasks.ledger import DeadLetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.ids import new_request_id
 
 RETRYING, FAILED, RESOLVED, DISCARDED = DeadLetterState

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from billing_tasks.errors import BadSettings, Unavailable
-from billing_tasks.ledger import Ledger
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings

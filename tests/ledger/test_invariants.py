@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from billing_tasks.ledger import Violation
+from billing_tasks.ledger.rows import Violation
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.posting import OutboxPart
 

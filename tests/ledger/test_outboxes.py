@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from billing_tasks.ledger import LedgerRefusedData
+from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.outboxes import OutboxLook
 from billing_tasks.model.posting import OutboxPart, PostOutcome
 

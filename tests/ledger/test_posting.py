@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from billing_tasks.ledger import Ledger, LedgerRefusedData
+from billing_tasks.ledger.failures import LedgerRefusedData
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.posting import PostOutcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from billing_tasks.ledger import LedgerRefusedData
+from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.model.posting import PostOutcome
 
 

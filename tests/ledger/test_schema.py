@@ -12,10 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from billing_tasks.errors import Unavailable
-from billing_tasks.ledger import Ledger, upgrade
 from billing_tasks.ledger.database import creator
-from billing_tasks.ledger.migrations import pending
+from billing_tasks.ledger.migrations import pending, upgrade
 from billing_tasks.ledger.models import Base
+from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.ids import MAX_AGE_DAYS, MAX_AHEAD_SECONDS, check_request_id, new_request_id, reserved_at_ms
 from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings

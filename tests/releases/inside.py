@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from billing_tasks.holds.scripts import script
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 
 
 def lua_scripts() -> dict[str, str]:

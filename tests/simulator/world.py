@@ -16,7 +16,7 @@ from billing_tasks.admin.accounts import Accounts
 from billing_tasks.client.base import BookkeeperBase
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.lab.servers import embedded_servers
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 from tests.simulator.books import Key

@@ -15,7 +15,7 @@ from celery import Celery
 
 from billing_tasks.broker import names
 from billing_tasks.lab.servers import embedded_servers
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.model.ids import new_request_id
 from tests.conftest import CHANNEL, Billing, MakeBilling
 from tests.worker.conftest import Processes, eventually

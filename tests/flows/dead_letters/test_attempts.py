@@ -14,7 +14,7 @@ import pytest
 from billing_tasks import errors
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters import record, resolve, retry
-from billing_tasks.ledger import DeadLetterState
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.worker import tasks

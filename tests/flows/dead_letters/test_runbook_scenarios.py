@@ -15,7 +15,8 @@ from celery import Celery
 
 from billing_tasks import Accounts, Bookkeeper, Settings
 from billing_tasks.lab.servers import embedded_servers
-from billing_tasks.ledger import DeadLetterState, upgrade
+from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime
 from tests.conftest import Billing
