@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import typer
 from rich.progress import track
@@ -16,10 +17,12 @@ from rich.progress import track
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.show import command, err, print_json
 from billing_tasks.errors import BillingError, Unavailable
-from billing_tasks.flows.dead_letters.preview import Preview
-from billing_tasks.flows.dead_letters.retry import Attempted
-from billing_tasks.flows.dead_letters.select import Selected
-from billing_tasks.ledger.rows import DeadLetter
+
+if TYPE_CHECKING:
+    from billing_tasks.flows.dead_letters.preview import Preview
+    from billing_tasks.flows.dead_letters.retry import Attempted
+    from billing_tasks.flows.dead_letters.select import Selected
+    from billing_tasks.ledger.rows import DeadLetter
 
 #: From so many on there is a progress bar, and only what did not go well has a line of its own.
 MANY = 20

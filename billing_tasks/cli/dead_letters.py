@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +12,13 @@ from billing_tasks.cli import dead_letter_text as words
 from billing_tasks.cli.bulk import DISCARD, PREVIEW, REOPEN, RETRY, Bulk, Result, summary
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.options import AsJson, Limit, Who, me
+from billing_tasks.cli.process import runtime
 from billing_tasks.cli.show import command, console, print_json
 from billing_tasks.errors import InvalidRequest, Unavailable
-from billing_tasks.flows.dead_letters import preview, resolve, select
-from billing_tasks.flows.dead_letters import retry as retrying
 from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState
-from billing_tasks.model.validation import check_moment
-from billing_tasks.runtime import runtime
+
+if TYPE_CHECKING:
+    from billing_tasks.flows.dead_letters import select
 
 app = typer.Typer(help="What could not be booked: list, show, retry, discard, reopen.", no_args_is_help=True)
 
@@ -46,6 +46,8 @@ def _wanted(
     before: str | None,
 ) -> DeadLetterFilter:
     """The filter that the options are; empty if none was given."""
+    from billing_tasks.model.validation import check_moment
+
     now = datetime.now(UTC)
     wanted = DeadLetterFilter()
     if state:
@@ -98,6 +100,8 @@ def list_dead_letters(
 @app.command()
 def show(number: Annotated[int, typer.Argument(show_default=False)], as_json: AsJson = False) -> None:
     """Everything about one: what it is, what happened, what a retry would do now, and what you can do."""
+    from billing_tasks.flows.dead_letters import preview
+
     r = runtime()
     dead_letter = _get(number)
     history = r.ledger.dead_letter_history(number)
@@ -150,6 +154,8 @@ def retry(
     What is refused for ever (a conflict, an unknown user ...) is left out, unless you ask by number or --reason.
     Exit 1 if something is still open.
     """
+    from billing_tasks.flows.dead_letters import retry as retrying
+
     r, actor = runtime(), me(actor)
     wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
     selected = _select(numbers, wanted, everything, limit, for_retry=True)
@@ -189,6 +195,8 @@ def discard(
 
     By filter or --all it asks first. --dry-run says which, and what a retry would do with them instead.
     """
+    from billing_tasks.flows.dead_letters import resolve
+
     r, actor = runtime(), me(actor)
     wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
     selected = _select(numbers, wanted, everything, limit, for_retry=False)
@@ -218,6 +226,8 @@ def reopen(
     as_json: AsJson = False,
 ) -> None:
     """Take the decision to discard back: the dead letter waits for a person again, and can be retried."""
+    from billing_tasks.flows.dead_letters import resolve, select
+
     r, actor = runtime(), me(actor)
     selected = select.Selected(numbers, more=False, left_out={})
 
@@ -234,6 +244,8 @@ def _select(
     numbers: list[int] | None, wanted: DeadLetterFilter, everything: bool, limit: int | None, *, for_retry: bool
 ) -> select.Selected:
     """What the arguments name: numbers as they are, else the open letters that match."""
+    from billing_tasks.flows.dead_letters import select
+
     if numbers and (wanted or everything):
         raise typer.BadParameter("Give numbers, or filters, not both.")
     if numbers:
@@ -249,6 +261,8 @@ def _select(
 
 
 def _preview(selected: select.Selected, as_json: bool) -> None:
+    from billing_tasks.flows.dead_letters import preview
+
     r = runtime()
     bulk = Bulk(selected, wording=PREVIEW, get=_get)
     found = bulk.run(lambda number: Result.previewed(r.run(preview.preview(number, commands=r.commands))))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -16,13 +16,13 @@ from billing_tasks.cli.operate import show_report
 from billing_tasks.cli.options import AsJson
 from billing_tasks.cli.show import command, console, err, facts, print_json
 from billing_tasks.cli.traffic import Traffic, show_replay
-from billing_tasks.lab.demo import DemoReport, demo_parts, run_demo
-from billing_tasks.lab.flower import FlowerSeen
-from billing_tasks.lab.replay.options import Options, parse_mix
-from billing_tasks.lab.replay.report import check_export
-from billing_tasks.lab.stack import DEFAULT_STATE_DIR, Stack
-from billing_tasks.lab.trace import TraceRow, generate, read_trace, write_trace
-from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.lab.defaults import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from billing_tasks.lab.demo import DemoReport
+    from billing_tasks.lab.flower import FlowerSeen
+    from billing_tasks.lab.stack import Stack
+    from billing_tasks.lab.trace import TraceRow
 
 DEMO_REQUESTS = 2000
 
@@ -66,6 +66,12 @@ def demo(
 
     Exit 0 only if every request of the trace ended exactly once and every guarantee holds.
     """
+    from billing_tasks.lab.demo import demo_parts, run_demo
+    from billing_tasks.lab.replay.options import Options, parse_mix
+    from billing_tasks.lab.replay.report import check_export
+    from billing_tasks.lab.stack import Stack
+    from billing_tasks.ledger.migrations import upgrade
+
     began = time.monotonic()
     options = Options(
         users=users,
@@ -95,10 +101,7 @@ def demo(
         if keep:
             with suppress(KeyboardInterrupt):
                 _show(report, rows, as_json=as_json, source=trace, keep=keep)
-                if not as_json:
-                    up.show_where(stack, "Still running")
-                    console.print("Ctrl-C stops everything; the data stays.")
-                stack.wait()
+                _stay_up(stack, as_json=as_json)
     if not keep:
         _show(report, rows, as_json=as_json, source=trace, keep=keep)
         if not as_json:
@@ -108,12 +111,21 @@ def demo(
 
 
 def _trace(trace: Path | None, requests: int, seed: int, save_to: Path | None) -> list[TraceRow]:
+    from billing_tasks.lab.trace import generate, read_trace, write_trace
+
     if trace is not None:
         return read_trace(trace)
     rows = generate(requests, seed=seed)
     if save_to is not None:
         write_trace(rows, save_to)
     return rows
+
+
+def _stay_up(stack: Stack, *, as_json: bool) -> None:
+    if not as_json:
+        up.show_where(stack, "Still running")
+        console.print("Ctrl-C stops everything; the data stays.")
+    stack.wait()
 
 
 def _heading(text: str) -> None:

@@ -6,12 +6,9 @@ import threading
 from typing import Annotated
 
 import typer
-from prometheus_client import generate_latest, start_http_server
-from prometheus_client.registry import CollectorRegistry
 
+from billing_tasks.cli.process import runtime
 from billing_tasks.cli.show import console
-from billing_tasks.metrics import Watcher
-from billing_tasks.runtime import runtime
 
 
 def metrics(
@@ -19,6 +16,10 @@ def metrics(
     address: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
 ) -> None:
     """Backlog, holds, dead letters, incidents as Prometheus metrics: printed once, or served with --port."""
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+
+    from billing_tasks.metrics import Watcher
+
     registry = CollectorRegistry()
     registry.register(Watcher(runtime()))
     if port is None:

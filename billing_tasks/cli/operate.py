@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from billing_tasks.cli import incidents as telling
 from billing_tasks.cli.options import AsJson, Limit
+from billing_tasks.cli.process import runtime
 from billing_tasks.cli.show import command, console, err, facts, print_json, table
 from billing_tasks.errors import BillingError
-from billing_tasks.flows.audit import reconcile as reconciling
-from billing_tasks.flows.audit import verify as verifying
-from billing_tasks.flows.audit.backlog import Watched, watch
-from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.ledger.rows import Incident
-from billing_tasks.runtime import runtime
-from billing_tasks.settings import redact
+
+if TYPE_CHECKING:
+    from billing_tasks.flows.audit import verify as verifying
 
 
 def status(as_json: AsJson = False) -> None:
     """Backlog and its age, open holds, dead letters, workers. Exit 1 if a server is away."""
+    from billing_tasks.flows.audit.backlog import watch
+
     r = runtime()
     seen: dict[str, Any] = {}
     incidents: list[Incident] = []
@@ -47,6 +47,9 @@ def status(as_json: AsJson = False) -> None:
 
 
 def _show_status(seen: dict[str, Any], incidents: list[Incident], problems: list[str]) -> None:
+    from billing_tasks.flows.audit.backlog import Watched
+    from billing_tasks.settings import redact
+
     settings = runtime().settings
     lines: list[tuple[str, object]] = [
         ("Redis", redact(settings.cache_url)),
@@ -74,6 +77,8 @@ def _show_status(seen: dict[str, Any], incidents: list[Incident], problems: list
 
 def verify(as_json: AsJson = False) -> None:
     """Check the guarantees over Redis and PostgreSQL. Exit 1 and a table of what is off, if anything is."""
+    from billing_tasks.flows.audit import verify as verifying
+
     r = runtime()
     began = time.monotonic()
     report = verifying.check(holds=r.holds, ledger=r.ledger)
@@ -87,6 +92,8 @@ def verify(as_json: AsJson = False) -> None:
 
 def show_report(report: verifying.Report, seconds: float) -> None:
     """The verdict per guarantee, and what is off."""
+    from billing_tasks.flows.audit import verify as verifying
+
     broken = {finding.guarantee for finding in report.findings}
     console.print(
         table(
@@ -121,6 +128,9 @@ def reconcile(
 
     The ledger is never touched. Exit 1 if something is off that a person has to look at, or was not repaired.
     """
+    from billing_tasks.flows.audit import reconcile as reconciling
+    from billing_tasks.flows.audit import verify as verifying
+
     r = runtime()
     began = time.monotonic()
     report = verifying.check(holds=r.holds, ledger=r.ledger)
@@ -142,6 +152,9 @@ def reconcile(
 
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database to this version's schema. Safe to repeat, safe to run from several machines."""
+    from billing_tasks.ledger.migrations import upgrade
+    from billing_tasks.settings import redact
+
     settings = runtime().settings
     upgrade(settings.database_url)
     created = runtime().ledger.maintain_partitions()

@@ -8,8 +8,6 @@ import typer
 
 from billing_tasks.cli.options import AsJson
 from billing_tasks.cli.show import console, facts, print_json, usd
-from billing_tasks.pricing import RatioBook
-from billing_tasks.settings import load_settings
 
 
 def price(
@@ -21,6 +19,9 @@ def price(
     as_json: AsJson = False,
 ) -> None:
     """What a text request costs. Needs no server."""
+    from billing_tasks.pricing import RatioBook
+    from billing_tasks.settings import load_settings
+
     found = RatioBook(load_settings().ratios_file).price(group=group, model=model, channel_type=channel_type)
     quota, estimate = found.quota(prompt_tokens, completion_tokens), found.estimate(prompt_tokens, completion_tokens)
     if as_json:

@@ -9,9 +9,8 @@ import typer
 
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.options import AsJson, UserId, Who, me
+from billing_tasks.cli.process import runtime
 from billing_tasks.cli.show import command, print_json
-from billing_tasks.client.bookkeeper import Bookkeeper
-from billing_tasks.runtime import runtime
 
 
 def refund(
@@ -27,6 +26,8 @@ def refund(
 
     What can't be booked, because more is asked for than is left of the charge, say, becomes a dead letter.
     """
+    from billing_tasks.client.bookkeeper import Bookkeeper
+
     receipt = Bookkeeper(runtime()).refund_charge(
         user_id=user_id, request_id=request_id, refund_id=refund_id, quota=quota, reason=f"{comment} ({me(actor)})"
     )

@@ -11,10 +11,6 @@ from billing_tasks.cli import traffic
 from billing_tasks.cli.options import AsJson
 from billing_tasks.cli.show import print_json
 from billing_tasks.cli.traffic import Traffic, quietly_interrupted, show_replay
-from billing_tasks.lab.replay.options import Options, parse_mix
-from billing_tasks.lab.replay.run import replay as run_replay
-from billing_tasks.lab.trace import read_trace
-from billing_tasks.settings import load_settings
 
 TraceFile = Annotated[
     Path,
@@ -45,6 +41,11 @@ def replay(
 
     Exit 1 unless every request ended exactly once, and as the gateway was told.
     """
+    from billing_tasks.lab.replay.options import Options, parse_mix
+    from billing_tasks.lab.replay.run import replay as run_replay
+    from billing_tasks.lab.trace import read_trace
+    from billing_tasks.settings import load_settings
+
     options = Options(
         users=users,
         models=parse_mix(models),

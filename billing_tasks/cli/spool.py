@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from billing_tasks.cli.options import AsJson
+from billing_tasks.cli.process import runtime
 from billing_tasks.cli.show import console, print_json, table
-from billing_tasks.client.relayer import relay
 from billing_tasks.errors import BadSettings
-from billing_tasks.runtime import runtime
 
 
 def spool(
@@ -18,6 +17,8 @@ def spool(
     as_json: AsJson = False,
 ) -> None:
     """Events in BILLING_SPOOL_FOLDER of this machine, and --relay to hand them over now. Exit 1 if some are left."""
+    from billing_tasks.client.relayer import relay
+
     r = runtime()
     if r.spool is None:
         raise BadSettings("BILLING_SPOOL_FOLDER is not set, so nothing is ever spooled on this machine.")

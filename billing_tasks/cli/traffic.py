@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -14,9 +14,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, Text
 from rich.text import Text
 
 from billing_tasks.cli.show import console, err, facts, shown, table, usd
-from billing_tasks.lab.replay.options import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT
-from billing_tasks.lab.replay.report import ReplayReport
-from billing_tasks.lab.replay.settled import Pending
+from billing_tasks.lab.defaults import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT
+
+if TYPE_CHECKING:
+    from billing_tasks.lab.replay.report import ReplayReport
+    from billing_tasks.lab.replay.settled import Pending
 
 TRAFFIC = "Traffic"
 

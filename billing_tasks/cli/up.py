@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.panel import Panel
@@ -14,9 +14,10 @@ from rich.text import Text
 
 from billing_tasks.cli.options import AsJson
 from billing_tasks.cli.show import command, console, err, facts, print_json
-from billing_tasks.lab.parts import celery_parts
-from billing_tasks.lab.stack import DEFAULT_STATE_DIR, Stack
-from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.lab.defaults import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from billing_tasks.lab.stack import Stack
 
 SERVERS = "Servers"
 
@@ -53,6 +54,10 @@ def up(
 
     Opens no port but Flower's, on 127.0.0.1. The data stays in the state folder.
     """
+    from billing_tasks.lab.parts import celery_parts
+    from billing_tasks.lab.stack import Stack
+    from billing_tasks.ledger.migrations import upgrade
+
     stack = Stack(
         state_dir,
         migrate=upgrade,

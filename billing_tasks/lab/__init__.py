@@ -9,6 +9,7 @@
     replay/       a trace run as gateway traffic and checked: `billing-tasks replay`
     demo.py       the stack and a replay: `billing-tasks demo`
     flower.py     what Flower has seen
+    defaults.py   what all of it does unless told otherwise
     problems.py   what can go wrong here, and what to do about it
 
 Nothing in the package imports this one except the command line and the tests:

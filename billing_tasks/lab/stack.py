@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from billing_tasks.lab.defaults import DEFAULT_STATE_DIR
 from billing_tasks.lab.parts import Part, PartProcess
 from billing_tasks.lab.problems import PartDied
 from billing_tasks.lab.processes import Supervised
@@ -29,7 +30,6 @@ from billing_tasks.lab.servers.folders import StateFolder
 from billing_tasks.lab.servers.postgres import EmbeddedPostgres
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 
-DEFAULT_STATE_DIR = Path(".billing")
 WATCH_SECONDS = 0.1
 STOP_SECONDS_AFTER_A_DEATH = 5.0  # what is left may wait in vain for what died
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

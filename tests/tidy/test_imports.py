@@ -6,8 +6,17 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from typer.main import get_command
+
+from billing_tasks.cli import app
+from billing_tasks.cli.commands import COMMANDS
 
 STACK = {"alembic", "celery", "flower", "kombu", "prometheus_client", "psycopg", "redis", "sqlalchemy"}
+#: What `demo`, `up` and `replay` do unless told otherwise is in their help.
+LAB_IN_HELP = {"billing_tasks.lab", "billing_tasks.lab.defaults"}
+#: Commands that have commands of their own, and one of each.
+GROUPS = {"dead-letters": "list", "users": "create", "tokens": "create", "channels": "create"}
 
 
 def loaded_by(program: str, *words: str) -> set[str]:
@@ -15,6 +24,11 @@ def loaded_by(program: str, *words: str) -> set[str]:
     tell = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     command = [sys.executable, "-c", f"{tell}\n{program}", *words]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
+
+
+def called(*words: str) -> set[str]:
+    """The modules that the command line loads for these words."""
+    return loaded_by("from billing_tasks.cli import main; main()", *words)
 
 
 def packages(modules: set[str]) -> set[str]:
@@ -55,3 +69,43 @@ def test_a_bookkeeper_loads_celery_when_it_is_made_and_not_in_its_first_request(
 def test_accounts_never_load_celery() -> None:
     modules = loaded_by("from billing_tasks import Accounts; Accounts.from_settings().close()")
     assert packages(modules) & {"celery", "kombu"} == set()
+
+
+def helps() -> list[tuple[str, ...]]:
+    """Every way to be told something without a server: of the whole, of each command, of one command of each group."""
+    asked = [(), *((name,) for name in COMMANDS), *GROUPS.items()]
+    return [("--version",), *((*words, "--help") for words in asked)]
+
+
+@pytest.mark.parametrize("words", helps(), ids=" ".join)
+def test_help_loads_no_stack(words: tuple[str, ...]) -> None:
+    modules = called(*words)
+    assert packages(modules) & STACK == set()
+    assert rooms(modules) & {"admin", "client", "flows", "holds", "runtime", "settings", "worker"} == set()
+    assert {module for module in modules if module.startswith("billing_tasks.lab")} <= LAB_IN_HELP
+
+
+@pytest.mark.parametrize("words", ["--version", "--help"])
+def test_the_list_of_commands_loads_no_command(words: str) -> None:
+    ours = {module for module in called(words) if module.startswith("billing_tasks.cli")}
+    assert ours == {"billing_tasks.cli", "billing_tasks.cli.commands"}
+
+
+def test_a_command_loads_what_it_works_with_and_nothing_else() -> None:
+    modules = called("price", "gpt-4o")
+    assert packages(modules) & STACK == set()
+    assert rooms(modules) & {"flows", "holds", "ledger", "runtime", "lab"} == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_listed_as_its_own_help_begins(name: str) -> None:
+    group = get_command(app)
+    command = group.get_command(typer.Context(group), name)  # type: ignore[attr-defined]
+    own = command.short_help or command.help
+    assert (command.name, command.rich_help_panel) == (name, COMMANDS[name].panel)
+    assert COMMANDS[name].line == " ".join(own.split("\n\n")[0].split())
+
+
+def test_every_command_that_is_written_is_listed() -> None:
+    group = get_command(app)
+    assert group.list_commands(typer.Context(group)) == list(COMMANDS)  # type: ignore[attr-defined]

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from billing_tasks.lab.defaults import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT
 from billing_tasks.lab.replay.problems import BadMix
 from billing_tasks.model.ids import shorten
 from billing_tasks.pricing import check_name
-
-#: Names with a price of their own and their weights: mostly the common ones, a few dear, a few nearly free.
-DEFAULT_MIX = "gpt-4o=5,gpt-4o-mini=4,claude-3-5-sonnet-20240620=3,deepseek-chat=2,gemini-1.5-pro=1,gpt-4-turbo=1"
-
-#: As fast as possible, more in flight only wait for each other. At a speed they wait for the simulated
-#: upstream, and too few would hold the trace's clock up.
-FLAT_OUT = 16
-AT_A_SPEED = 512
 
 Mix = tuple[tuple[str, int], ...]
 

@@ -1,0 +1,15 @@
+"""What `demo`, `up` and `replay` do unless told otherwise. Apart, so that --help loads nothing else of the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEFAULT_STATE_DIR = Path(".billing")
+
+#: Names with a price of their own and their weights: mostly the common ones, a few dear, a few nearly free.
+DEFAULT_MIX = "gpt-4o=5,gpt-4o-mini=4,claude-3-5-sonnet-20240620=3,deepseek-chat=2,gemini-1.5-pro=1,gpt-4-turbo=1"
+
+#: As fast as possible, more in flight only wait for each other. At a speed they wait for the simulated
+#: upstream, and too few would hold the trace's clock up.
+FLAT_OUT = 16
+AT_A_SPEED = 512
