@@ -66,7 +66,7 @@ venv: $(STAMP) ## Make .venv with everything in it
 clean: ## Remove .venv and the data of demo and up (.billing)
 	rm -rf $(VENV) .billing
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt billing_tasks/__init__.py
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
