@@ -1,13 +1,14 @@
-# Everything below works on a fresh machine with Python 3.11 to 3.13 and make; no Docker, no root, no server.
+# Everything below works on a fresh machine with Python 3.11 to 3.14 and make; no Docker, no root, no server.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-# `make demo PYTHON=/path/to/python` picks an interpreter; otherwise the first that fits is taken.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+# `make demo PYTHON=/path/to/python` picks an interpreter; otherwise the first that fits is taken:
+# the newest whose tests were run, then 3.14, for which every version in constraints.txt has wheels.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
 .PHONY: help demo up chaos test simulate mutants faults test-fast bench reference check format record-release venv clean
@@ -68,7 +69,7 @@ clean: ## Remove .venv and the data of demo and up (.billing)
 
 $(STAMP): pyproject.toml constraints.txt billing_tasks/__init__.py
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
+		echo "No Python 3.11, 3.12, 3.13 or 3.14 found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) can't make virtual environments: its venv or ensurepip module is missing." >&2; \
 		echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
