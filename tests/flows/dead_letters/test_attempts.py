@@ -216,7 +216,7 @@ def test_who_and_why_are_kept_with_every_attempt_and_decision(mail: Letters) -> 
 def test_a_decision_needs_a_why_and_a_letter_that_it_fits(mail: Letters) -> None:
     run = mail.billing.runtime.run
     number = mail.keep(usage(mail.billing.payer(), 5))
-    with pytest.raises(InvalidRequest, match="comment"):
+    with pytest.raises(InvalidRequest, match="Say why"):
         run(resolve.discard(number, actor="ann", comment=" "))
     with pytest.raises(InvalidRequest, match="only what was discarded"):
         run(resolve.reopen(number, actor="ann", comment="oops"))

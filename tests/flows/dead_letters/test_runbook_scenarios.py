@@ -120,7 +120,7 @@ def test_a_refund_that_failed_while_postgresql_was_down_is_found_and_booked(own:
     assert (user.quota, user.used_quota) == (1_000_000 - 1000 - 500 + 300 + 200, 1000 + 500 - 300 - 200)
     assert own.available(payer[0]) == user.quota  # the refunded hold is gone
     (dead_letter,) = own.runtime.ledger.dead_letters()
-    assert (dead_letter.state, dead_letter.handled_why) == ("resolved", "PostgreSQL was down")
+    assert (dead_letter.state, dead_letter.handled_comment) == ("resolved", "PostgreSQL was down")
 
 
 def test_a_refund_that_was_refused_for_good_is_understood_and_dealt_with(
@@ -159,7 +159,7 @@ def test_a_refund_that_was_refused_for_good_is_understood_and_dealt_with(
 
     assert page.finished()
     assert billing.accounts.user(payer[0]).quota == 1_000_000
-    assert ledger.get_dead_letter(number).handled_why.endswith("went back as case-2-rest")  # type: ignore[union-attr]
+    assert ledger.get_dead_letter(number).handled_comment.endswith("went back as case-2-rest")  # type: ignore[union-attr]
 
 
 def test_every_command_for_dead_letters_works_in_the_order_printed(billing: Billing, processes: Processes) -> None:
