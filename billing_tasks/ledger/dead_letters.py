@@ -16,6 +16,7 @@ from typing import Any, Final, Unpack
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from billing_tasks.ledger.dead_letter_search import carrying
 from billing_tasks.ledger.models import DeadLetterRecord, HistoryRecord
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import DeadLetter, DeadLetterFilter, DeadLetterState, HistoryEntry, HistoryKind, Mark
@@ -94,7 +95,7 @@ class DeadLetters(Part):
     ) -> list[DeadLetter]:
         """Newest first. Payloads are cut to their first 4,096 bytes; `get_dead_letter` has all of one."""
         shown = [sa.func.substring(c, 1, _PAYLOAD_IN_LISTS) if c.key == "payload" else c for c in COLUMNS]
-        statement = sa.select(*shown).where(*_matching(wanted)).order_by(DeadLetterRecord.id.desc()).limit(limit)
+        statement = sa.select(*shown).where(*self._matching(wanted)).order_by(DeadLetterRecord.id.desc()).limit(limit)
         if before_id is not None:
             statement = statement.where(DeadLetterRecord.id < before_id)
         return [dead_letter_of(row) for row in self._db.statement(statement)]
@@ -103,7 +104,9 @@ class DeadLetters(Part):
         self, *, limit: int | None = None, excluded_reasons: Collection[str] = (), **wanted: Unpack[DeadLetterFilter]
     ) -> list[int]:
         """Only the numbers, oldest first, without dead letters whose reason is in `excluded_reasons`."""
-        statement = sa.select(DeadLetterRecord.id).where(*_matching(wanted)).order_by(DeadLetterRecord.id).limit(limit)
+        statement = (
+            sa.select(DeadLetterRecord.id).where(*self._matching(wanted)).order_by(DeadLetterRecord.id).limit(limit)
+        )
         if excluded_reasons:
             statement = statement.where(DeadLetterRecord.reason.not_in(list(excluded_reasons)))
         return [row.id for row in self._db.statement(statement)]
@@ -112,7 +115,7 @@ class DeadLetters(Part):
         """How many dead letters match, by reason."""
         statement = (
             sa.select(DeadLetterRecord.reason, sa.func.count())
-            .where(*_matching(wanted))
+            .where(*self._matching(wanted))
             .group_by(DeadLetterRecord.reason)
         )
         return {row[0]: row[1] for row in self._db.statement(statement.order_by(DeadLetterRecord.reason))}
@@ -138,7 +141,7 @@ class DeadLetters(Part):
         wanted["states"] = wanted.get("states") or (DeadLetterState.RETRYING,)
         due = (
             sa.select(DeadLetterRecord.id)
-            .where(*_matching(wanted))
+            .where(*self._matching(wanted))
             .order_by(DeadLetterRecord.updated_at, DeadLetterRecord.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -234,6 +237,13 @@ class DeadLetters(Part):
             counts[DeadLetterState(state)] = count
         return counts
 
+    def _matching(self, wanted: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+        conditions = _by_columns(wanted)
+        inside = {"refund_id": wanted.get("refund_ids"), "client_key": wanted.get("client_keys")}
+        given = {name: set(values) for name, values in inside.items() if values}
+        # Looked up once: a payload never changes, and a claim must not read through all of them under its locks.
+        return [*conditions, DeadLetterRecord.id.in_(carrying(self._db, given, conditions))] if given else conditions
+
 
 def marking(letter_id: int, mark: Mark, *, only_from: Collection[DeadLetterState] = ()) -> sa.Select[Any]:
     """The statement that marks a dead letter and notes it in its history; its row is the dead letter."""
@@ -294,7 +304,7 @@ def _with_history(
     return sa.select(changed).add_cte(noted.returning(HistoryRecord.id).cte("noted"))
 
 
-def _matching(wanted: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+def _by_columns(wanted: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if numbers := wanted.get("numbers"):
         conditions.append(DeadLetterRecord.id.in_(list(numbers)))

@@ -48,9 +48,11 @@ class Outboxes(Part):
             statement = statement.where(Cursor.shard == shard)
         return [OutboxCursor(**row._asdict()) for row in self._db.statement(statement)]
 
-    def incidents(self, *, shard: int | None = None, limit: int = 100) -> list[Incident]:
-        """Newest first."""
+    def incidents(self, *, shard: int | None = None, before_id: int | None = None, limit: int = 100) -> list[Incident]:
+        """Newest first. `before_id`: the last of the page before."""
         statement = sa.select(*IncidentRecord.__table__.columns).order_by(IncidentRecord.id.desc()).limit(limit)
         if shard is not None:
             statement = statement.where(IncidentRecord.shard == shard)
+        if before_id is not None:
+            statement = statement.where(IncidentRecord.id < before_id)
         return [Incident(**row._asdict()) for row in self._db.statement(statement)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Unpack
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from billing_tasks.ledger.accounts import unknown_token, unknown_user
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.models import SCHEMA, Channel, Entry, Refund, Token, User
 from billing_tasks.ledger.part import Part
-from billing_tasks.ledger.rows import ChannelRow, EntryRow
+from billing_tasks.ledger.rows import ChannelRow, EntryFilter, EntryRow
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.fingerprint import formula_of
 from billing_tasks.model.ids import shorten
@@ -25,6 +25,8 @@ _ACCOUNTS: Final = sa.text(
     " where t.id = cast(:token_id as bigint)) as tokens"
 )
 _ENTRY: Final = tuple(Entry.__table__.columns)
+#: What the times of an EntryFilter are compared with.
+_TIME: Final = Entry.created_at
 _used_quota = sa.table("channel_used_quota", sa.column("channel_id"), sa.column("used_quota"), schema=SCHEMA)
 _CHANNELS: Final = sa.select(
     Channel.id, Channel.name, sa.func.coalesce(_used_quota.c.used_quota, 0).label("used_quota")
@@ -86,7 +88,7 @@ class Reads(Part):
         limit: int = 100,
     ) -> list[EntryRow]:
         """What was used, newest first. `before`: the last row of the page before."""
-        wanted = _matching(user_id=user_id, client_key=client_key, before=before)
+        wanted = _matching(user_id=user_id, client_key=client_key, after=_place(before))
         if request_id is not None:
             wanted.append(Entry.entry_id == _uuid(request_id))
         return self._newest_entries([Entry.kind == "consume", *wanted], limit)
@@ -100,7 +102,29 @@ class Reads(Part):
         limit: int = 100,
     ) -> list[EntryRow]:
         """Entries of every kind, newest first; a top-up's own id is its client_key."""
-        return self._newest_entries(_matching(user_id=user_id, client_key=client_key, before=before), limit)
+        return self._newest_entries(_matching(user_id=user_id, client_key=client_key, after=_place(before)), limit)
+
+    def find_entries(
+        self, *, after: tuple[UUID, str] | None = None, limit: int = 100, **wanted: Unpack[EntryFilter]
+    ) -> list[EntryRow]:
+        """Entries that match, newest first. `after`: entry_id and kind of the last row of the page before.
+
+        Raises InvalidRequest if `request_id` is no UUID.
+        """
+        conditions = _matching(user_id=wanted.get("user_id"), client_key=wanted.get("client_key"), after=after)
+        if (token_id := wanted.get("token_id")) is not None:
+            # A token never changes its user, and there is an index by user.
+            owner = sa.select(Token.user_id).where(Token.id == token_id).scalar_subquery()
+            conditions += [Entry.token_id == token_id, Entry.user_id == owner]
+        if (request_id := wanted.get("request_id")) is not None:
+            conditions.append(_of_request(request_id))
+        if kinds := wanted.get("kinds"):
+            conditions.append(Entry.kind.in_(list(kinds)))
+        if (since := wanted.get("since")) is not None:
+            conditions.append(since <= _TIME)
+        if (before := wanted.get("before")) is not None:
+            conditions.append(before > _TIME)
+        return self._newest_entries(conditions, limit)
 
     def _newest_entries(self, wanted: list[sa.ColumnElement[bool]], limit: int) -> list[EntryRow]:
         statement = sa.select(*_ENTRY).where(*wanted).order_by(Entry.entry_id.desc(), Entry.kind.desc()).limit(limit)
@@ -108,23 +132,35 @@ class Reads(Part):
 
     def entries_of(self, request_id: str) -> list[EntryRow]:
         """All that was booked for one request, in order: its consume, its release, its refunds."""
-        wanted = _uuid(request_id)
-        refunds = sa.select(Refund.entry_id).where(Refund.request_id == wanted)
-        statement = sa.select(*_ENTRY).where((Entry.entry_id == wanted) | Entry.entry_id.in_(refunds))
+        statement = sa.select(*_ENTRY).where(_of_request(request_id))
         return sorted(map(_entry_row, self._db.statement(statement)), key=lambda e: (e.created_at, e.entry_id))
 
 
-def _matching(*, user_id: int | None, client_key: str | None, before: EntryRow | None) -> list[sa.ColumnElement[bool]]:
+def _of_request(request_id: str) -> sa.ColumnElement[bool]:
+    """Its consume and its release have its id, its refunds have ids of their own."""
+    wanted = _uuid(request_id)
+    ids = sa.select(sa.literal(wanted)).union_all(sa.select(Refund.entry_id).where(Refund.request_id == wanted))
+    # As an array: "this id, or one of that query" reads every entry there is.
+    return Entry.entry_id == sa.any_(sa.func.array(ids.scalar_subquery()))
+
+
+def _matching(
+    *, user_id: int | None, client_key: str | None, after: tuple[UUID, str] | None
+) -> list[sa.ColumnElement[bool]]:
     wanted: list[sa.ColumnElement[bool]] = []
     if user_id is not None:
         wanted.append(Entry.user_id == user_id)
     if client_key:
         # Said twice for the planner: the index holds only rows that have a key.
         wanted += [Entry.client_key == client_key, Entry.client_key != sa.literal_column("''")]
-    if before is not None:
+    if after is not None:
         # Both: a late consume and the release of its hold share their entry_id.
-        wanted.append(sa.tuple_(Entry.entry_id, Entry.kind) < sa.tuple_(_uuid(before.entry_id), before.kind))
+        wanted.append(sa.tuple_(Entry.entry_id, Entry.kind) < sa.tuple_(*after))
     return wanted
+
+
+def _place(row: EntryRow | None) -> tuple[UUID, str] | None:
+    return None if row is None else (_uuid(row.entry_id), row.kind)
 
 
 def _entry_row(row: Record) -> EntryRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypedDict
@@ -60,6 +60,18 @@ class EntryRow:
     details: dict[str, Any]  # other fields of ConsumeLog without a field of their own
 
 
+class EntryFilter(TypedDict, total=False):
+    """Which entries. Every part that is given must match; an empty collection matches all."""
+
+    user_id: int | None
+    token_id: int | None
+    request_id: str | None  # all that was booked for it: its consume, its release, its refunds
+    client_key: str | None  # the caller's own; a top-up's own id
+    kinds: Collection[str]
+    since: datetime | None  # at this time or later
+    before: datetime | None  # before this time
+
+
 class DeadLetterState(StrEnum):
     """Where a dead letter stands."""
 
@@ -93,6 +105,8 @@ class DeadLetterFilter(TypedDict, total=False):
     kind: str | None
     user_id: int | None
     request_ids: Collection[str]
+    refund_ids: Collection[str]  # read from the payload
+    client_keys: Collection[str]  # the callers' own keys; read from the payload
     reason: str | None  # a code
     since: datetime | None  # kept at this time or later
     before: datetime | None  # kept before this time
@@ -123,6 +137,10 @@ class DeadLetter:
     def open(self) -> bool:
         """True if it may still be booked."""
         return self.state in OPEN
+
+    def as_dict(self) -> dict[str, object]:
+        """For machines: the payload as text, bytes that are none written out."""
+        return {**asdict(self), "payload": self.payload.decode("utf-8", "backslashreplace")}
 
 
 @dataclass(frozen=True, slots=True)

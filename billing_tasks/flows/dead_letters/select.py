@@ -21,7 +21,9 @@ from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_list, check_moment, check_text
 
 #: What billing.retry_failed can choose by.
-_FILTERS = ("kind", "reason", "user_id", "request_ids", "numbers", "since", "before")
+_FILTERS = ("kind", "reason", "user_id", "request_ids", "refund_ids", "client_keys", "numbers", "since", "before")
+#: What is read from payloads is looked for value by value: so many refund_ids or client_keys at once.
+MOST_INSIDE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ def filter_from(asked: dict[str, Any]) -> DeadLetterFilter:
         wanted["user_id"] = check_int("user_id", asked["user_id"], 1)
     if asked.get("numbers") is not None:
         wanted["numbers"] = [check_int("numbers", number, 1) for number in check_list("numbers", asked["numbers"])]
-    if asked.get("request_ids") is not None:
-        ids = check_list("request_ids", asked["request_ids"])
-        wanted["request_ids"] = [check_text("request_ids", request_id, 200) for request_id in ids]
+    for name, most in (("request_ids", 10_000), ("refund_ids", MOST_INSIDE), ("client_keys", MOST_INSIDE)):
+        if asked.get(name) is not None:
+            texts = [check_text(name, text, 200) for text in check_list(name, asked[name], most)]
+            wanted[name] = texts  # type: ignore[literal-required]
     return wanted
 
 
