@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
+from billing_tasks.admin.paging import Listing, Page, RowNumber
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.effects import InLedger
@@ -25,6 +26,10 @@ from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
 T = TypeVar("T")
+
+_USERS: Final = Listing[UserRow, tuple[int]]("users", tuple[RowNumber], lambda row: (row.id,))
+_TOKENS: Final = Listing[TokenRow, tuple[int]]("tokens", tuple[RowNumber], lambda row: (row.id,))
+_CHANNELS: Final = Listing[ChannelRow, tuple[int]]("channels", tuple[RowNumber], lambda row: (row.id,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,10 @@ class Accounts:
     def users(self, *, after_id: int = 0, limit: int = 100) -> list[UserRow]:
         """Users by id."""
         return self._runtime.ledger.list_users(after_id=after_id, limit=limit)
+
+    def page_of_users(self, *, cursor: str | None = None, limit: int = 100) -> Page[UserRow]:
+        """Users by id, page by page. Raises InvalidRequest for a cursor of something else."""
+        return _USERS.page(cursor, limit, lambda after, most: self.users(after_id=_id(after), limit=most))
 
     def balance(self, user_id: int) -> Balance:
         """What the user has, holds and owes. Raises UserNotFound."""
@@ -180,6 +189,12 @@ class Accounts:
         """Tokens by id, of one user or of all."""
         return self._runtime.ledger.list_tokens(user_id, after_id=after_id, limit=limit)
 
+    def page_of_tokens(
+        self, user_id: int | None = None, *, cursor: str | None = None, limit: int = 100
+    ) -> Page[TokenRow]:
+        """Tokens by id, of one user or of all, page by page. Raises InvalidRequest for a cursor of something else."""
+        return _TOKENS.page(cursor, limit, lambda after, most: self.tokens(user_id, after_id=_id(after), limit=most))
+
     # -- channels and the log -----------------------------------------------------------------------------
 
     def create_channel(self, channel_id: int | None = None, *, name: str = "") -> ChannelRow:
@@ -191,6 +206,10 @@ class Accounts:
     def channels(self, *, after_id: int = 0, limit: int = 100) -> list[ChannelRow]:
         """Channels by id, with what was used through them."""
         return self._runtime.ledger.list_channels(after_id=after_id, limit=limit)
+
+    def page_of_channels(self, *, cursor: str | None = None, limit: int = 100) -> Page[ChannelRow]:
+        """Channels by id, page by page. Raises InvalidRequest for a cursor of something else."""
+        return _CHANNELS.page(cursor, limit, lambda after, most: self.channels(after_id=_id(after), limit=most))
 
     def entries(self, **filters: Any) -> list[EntryRow]:
         """Ledger entries, newest first; filters as Ledger.entries takes them."""
@@ -226,6 +245,10 @@ class Accounts:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _id(after: tuple[int] | None) -> int:
+    return after[0] if after else 0
 
 
 def _check_own_id(name: str, value: str) -> None:

@@ -1,0 +1,61 @@
+"""Admin: all that an operator may ask and do, over one pool of connections.
+
+    with Admin.from_settings() as admin:
+        print(admin.status().problems)
+
+Command line, tasks and metrics present it. Thread-safe; nothing connects before the first call.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.admin.audit import Audit
+from billing_tasks.admin.dead_letters import DeadLetters
+from billing_tasks.admin.entries import Entries
+from billing_tasks.admin.incidents import Incidents
+from billing_tasks.admin.status import Status, status_of
+from billing_tasks.runtime import Runtime
+from billing_tasks.settings import Settings, load_settings
+
+
+class Admin:
+    """The operator's API: a door of power, not for gateways."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.accounts = Accounts(runtime)
+        self.entries = Entries(runtime)
+        self.dead_letters = DeadLetters(runtime)
+        self.incidents = Incidents(runtime)
+        self.audit = Audit(runtime)
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> Self:
+        """An Admin as BILLING_* says, or as `settings` says."""
+        return cls(Runtime(settings or load_settings()))
+
+    def status(self, *, workers: bool = True) -> Status:
+        """How much waits, what failed, who answers. Raises nothing: a server that is away is one of `problems`.
+
+        `workers=False` does not ask the workers, which takes a second.
+        """
+        return status_of(self._runtime, workers=workers)
+
+    def maintain_partitions(self) -> int:
+        """Make the ledger's months ahead; returns how many were made now. Raises Unavailable."""
+        return self._runtime.ledger.maintain_partitions()
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

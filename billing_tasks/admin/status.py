@@ -1,0 +1,69 @@
+"""Status: how much waits and for how long, what failed, what may be missing, and which workers answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+from billing_tasks.errors import BillingError
+from billing_tasks.flows.audit.backlog import Watched, watch
+from billing_tasks.ledger.comparisons import Missing
+from billing_tasks.ledger.rows import DeadLetterState, Incident
+from billing_tasks.runtime import Runtime
+
+#: So many of the last incidents are part of a status.
+LAST_INCIDENTS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What PostgreSQL keeps for a person."""
+
+    dead_letters: dict[DeadLetterState, int]  # every state, zeros included
+    missing: Missing  # over all incidents, ever
+    incidents: list[Incident]  # the last ones, newest first
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The system at one moment."""
+
+    redis: Watched | None  # backlog, age of its oldest event in ms, open holds; None: Redis is away
+    postgresql: Kept | None  # None: PostgreSQL is away
+    workers: list[str] | None  # that answered within a second; None: nobody asked
+    problems: list[str] = field(default_factory=list)  # what the servers that are away said
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """The last incidents, newest first; none if PostgreSQL is away."""
+        return [] if self.postgresql is None else self.postgresql.incidents
+
+    def as_dict(self) -> dict[str, object]:
+        """For machines. What a server that is away would have said is left out."""
+        said: dict[str, object] = {}
+        if self.redis is not None:
+            said["redis"] = asdict(self.redis)
+        if self.postgresql is not None:
+            said["dead_letters"] = {state.value: count for state, count in self.postgresql.dead_letters.items()}
+            said["incidents"] = [asdict(incident) for incident in self.postgresql.incidents]
+        if self.workers is not None:
+            said["workers"] = self.workers
+        return {**said, "problems": self.problems}
+
+
+def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
+    """Ask everybody; a server that is away is a problem in the answer and keeps the others from nothing.
+
+    `workers`: ask them, too, which takes a second.
+    """
+    redis, postgresql, problems = None, None, []
+    try:
+        redis = runtime.run(watch(commands=runtime.commands))
+    except BillingError as exc:
+        problems.append(exc.message)
+    try:
+        ledger = runtime.ledger
+        postgresql = Kept(ledger.count_dead_letters(), ledger.count_missing(), ledger.incidents(limit=LAST_INCIDENTS))
+    except BillingError as exc:
+        problems.append(exc.message)
+    return Status(redis, postgresql, runtime.doorbell.workers() if workers else None, problems)
