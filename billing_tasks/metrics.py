@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from billing_tasks.errors import BillingError
-from billing_tasks.flows.audit.backlog import watch
+from billing_tasks.admin import Admin
+from billing_tasks.admin.status import Kept
+from billing_tasks.admin.types import Watched
 from billing_tasks.runtime import Runtime
 
 
@@ -19,7 +20,7 @@ class Watcher(Collector):
     """Looks at Redis and PostgreSQL whenever somebody scrapes."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+        self._admin = Admin(runtime)
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not need a server."""
@@ -27,36 +28,34 @@ class Watcher(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics that can be read now."""
+        seen = self._admin.status(workers=False)
         up = GaugeMetricFamily("billing_up", "1 if the server answered", labels=["server"])
-        for server, look in (("redis", self._redis), ("postgresql", self._postgresql)):
-            try:
-                seen = look()
-            except BillingError:
-                up.add_metric([server], 0)
-            else:
-                up.add_metric([server], 1)
-                yield from seen
+        up.add_metric(["redis"], 0 if seen.redis is None else 1)
+        up.add_metric(["postgresql"], 0 if seen.postgresql is None else 1)
+        if seen.redis is not None:
+            yield from _of_redis(seen.redis)
+        if seen.postgresql is not None:
+            yield from _of_postgresql(seen.postgresql)
         yield up
 
-    def _redis(self) -> list[Metric]:
-        seen = self._runtime.run(watch(commands=self._runtime.commands))
-        return [
-            _gauge("billing_outbox_events", "Events that wait to be booked", seen.backlog),
-            _gauge("billing_outbox_oldest_seconds", "How long the oldest of them has waited", seen.oldest_ms / 1000),
-            _gauge("billing_open_holds", "Holds that are open", seen.open_holds),
-        ]
 
-    def _postgresql(self) -> list[Metric]:
-        ledger = self._runtime.ledger
-        dead_letters = GaugeMetricFamily("billing_dead_letters", "Dead letters by state", labels=["state"])
-        for state, count in ledger.count_dead_letters().items():
-            dead_letters.add_metric([state.value], count)
-        missing = ledger.count_missing()
-        return [
-            dead_letters,
-            _gauge("billing_incidents", "Signs that events of an outbox were lost or came back", missing.incidents),
-            _gauge("billing_events_missing", "Events known to be lost with Redis, at least", missing.events),
-        ]
+def _of_redis(seen: Watched) -> list[Metric]:
+    return [
+        _gauge("billing_outbox_events", "Events that wait to be booked", seen.backlog),
+        _gauge("billing_outbox_oldest_seconds", "How long the oldest of them has waited", seen.oldest_ms / 1000),
+        _gauge("billing_open_holds", "Holds that are open", seen.open_holds),
+    ]
+
+
+def _of_postgresql(seen: Kept) -> list[Metric]:
+    dead_letters = GaugeMetricFamily("billing_dead_letters", "Dead letters by state", labels=["state"])
+    for state, count in seen.dead_letters.items():
+        dead_letters.add_metric([state.value], count)
+    return [
+        dead_letters,
+        _gauge("billing_incidents", "Signs that events of an outbox were lost or came back", seen.missing.incidents),
+        _gauge("billing_events_missing", "Events known to be lost with Redis, at least", seen.missing.events),
+    ]
 
 
 def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:

@@ -32,7 +32,7 @@ class Runtime:
         self.ledger = Ledger.from_settings(settings)
         self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
         self.when_spooled: Callable[[], None] = lambda: None
-        os.register_at_fork(after_in_child=self.ledger.dispose_after_fork)
+        os.register_at_fork(after_in_child=self.forget_parents_connections)
 
     @functools.cached_property
     def doorbell(self) -> Publisher:
@@ -91,6 +91,10 @@ class Runtime:
         self.spool.keep(event)
         self.when_spooled()
         return True
+
+    def forget_parents_connections(self) -> None:
+        """In a forked child: leave the parent's connections alone."""
+        self.ledger.dispose_after_fork()
 
     def close(self) -> None:
         """Send waiting rings, give all connections back."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import typer
 
+from billing_tasks.admin.accounts import Accounts
+from billing_tasks.admin.types import Keep
 from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
-from billing_tasks.cli.process import runtime
 from billing_tasks.cli.show import console, facts, print_json, table, usd
 from billing_tasks.model.account import TokenRow, UserRow
-
-if TYPE_CHECKING:
-    from billing_tasks.admin.accounts import Accounts
+from billing_tasks.runtime import runtime
 
 users = typer.Typer(help="Create, list, enable and disable users.", no_args_is_help=True)
 tokens = typer.Typer(help="Create, list and change the tokens of users.", no_args_is_help=True)
@@ -27,8 +26,6 @@ TokenStatus = Literal["enabled", "disabled", "deleted"]
 
 
 def _accounts() -> Accounts:
-    from billing_tasks.admin.accounts import Accounts
-
     return Accounts(runtime())
 
 
@@ -141,8 +138,6 @@ def set_token(
     as_json: AsJson = False,
 ) -> None:
     """Change a token."""
-    from billing_tasks.ledger.accounts import Keep
-
     accounts = _accounts()
     until = Keep.AS_IT_IS if expires is None else expires.replace(tzinfo=UTC)
     row = accounts.set_token(token_id, status=status, unlimited=unlimited, name=name, expires_at=until)

@@ -1,59 +1,25 @@
-"""Many dead letters, one after the other: progress while it lasts, a summary by outcome, the exit status.
-
-One dead letter never keeps the others from their turn. If PostgreSQL does not confirm
-three in a row, the rest is left for later: they would all wait for nothing.
-"""
+"""Many dead letters on the command line: progress while it lasts, a summary by outcome, the exit status."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import typer
 from rich.progress import track
 
+from billing_tasks.admin.one_by_one import NOT_FOUND, Result
+from billing_tasks.admin.types import Selected
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.show import command, err, print_json
-from billing_tasks.errors import BillingError, Unavailable
-
-if TYPE_CHECKING:
-    from billing_tasks.flows.dead_letters.preview import Preview
-    from billing_tasks.flows.dead_letters.retry import Attempted
-    from billing_tasks.flows.dead_letters.select import Selected
-    from billing_tasks.ledger.rows import DeadLetter
+from billing_tasks.errors import Unavailable
 
 #: From so many on there is a progress bar, and only what did not go well has a line of its own.
 MANY = 20
 #: Lines of what did not go well; `--json` has all.
 _LINES = 20
 _LONGEST_LINE = 300
-_AWAY_IN_A_ROW = 3
-#: The outcome of a number that no dead letter has.
-NOT_FOUND = "not_found"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one dead letter."""
-
-    dead_letter: int
-    request_id: str | None
-    outcome: str
-    message: str
-    open: bool  # not what was asked for: it still waits, for its time or for a person
-
-    @classmethod
-    def attempted(cls, found: Attempted) -> Result:
-        """Of an attempt that raised nothing. A discarded dead letter did not get what was asked for."""
-        undone = found.outcome == "already discarded"
-        return cls(found.dead_letter, found.request_id, found.outcome, found.message, open=undone)
-
-    @classmethod
-    def previewed(cls, found: Preview) -> Result:
-        """Of a dry run, which leaves nothing undone."""
-        return cls(found.dead_letter, found.request_id, found.would, found.message, open=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,62 +45,12 @@ DISCARD = Wording({**_BEFORE, "discarded": "discarded"}, "not discarded", "Disca
 REOPEN = Wording({"reopened": "reopened, waits for a person again"}, "not reopened", "Reopening")
 
 
-class Bulk:
-    """Does one thing to each of the chosen dead letters."""
-
-    def __init__(
-        self,
-        selected: Selected,
-        *,
-        wording: Wording,
-        get: Callable[[int], DeadLetter],
-        broke: Callable[[int, str], None] | None = None,
-    ) -> None:
-        """`get` reads a dead letter, `broke` notes that we met a bug."""
-        self._selected, self._wording, self._get, self._broke = selected, wording, get, broke
-
-    def run(self, do: Callable[[int], Result]) -> list[Result]:
-        """The results, in order; fewer than chosen if PostgreSQL went away."""
-        results: list[Result] = []
-        away = 0
-        for number in self._numbers():
-            result = self._one(number, do)
-            results.append(result)
-            away = away + 1 if result.outcome == Unavailable.code else 0
-            if away == _AWAY_IN_A_ROW:
-                break
-        return results
-
-    def _numbers(self) -> Iterator[int]:
-        numbers = self._selected.numbers
-        if len(numbers) < MANY or not err.is_terminal:
-            yield from numbers
-        else:
-            yield from track(numbers, description=self._wording.asking, console=err, transient=True)
-
-    def _one(self, number: int, do: Callable[[int], Result]) -> Result:
-        try:
-            return do(number)
-        except Unavailable as exc:
-            return Result(number, exc.request_id, Unavailable.code, exc.message, open=True)
-        except BillingError as exc:
-            return self._refused(number, exc)
-        except Exception as exc:
-            # A bug of ours: this dead letter's, not the others'.
-            if self._broke is None:
-                raise
-            self._broke(number, repr(exc))
-            return Result(number, None, "unexpected", repr(exc), open=True)
-
-    def _refused(self, number: int, error: BillingError) -> Result:
-        try:
-            dead_letter = self._get(number)
-        except BillingError:
-            return Result(number, None, NOT_FOUND, error.message, open=True)
-        if not dead_letter.open:
-            return Result(number, dead_letter.request_id, f"already {dead_letter.state}", error.message, open=True)
-        message = f"{self._wording.refused}, {dead_letter.reason}: {error.message}"
-        return Result(number, dead_letter.request_id, dead_letter.reason, message, open=True)
+def done(results: Iterator[Result], selected: Selected, wording: Wording) -> list[Result]:
+    """All results, in order, with a progress bar on a terminal; fewer than chosen if PostgreSQL went away."""
+    many = len(selected.numbers)
+    if many < MANY or not err.is_terminal:
+        return list(results)
+    return list(track(results, total=many, description=wording.asking, console=err, transient=True))
 
 
 def summary(results: list[Result], selected: Selected, wording: Wording, *, as_json: bool) -> None:
@@ -149,7 +65,7 @@ def summary(results: list[Result], selected: Selected, wording: Wording, *, as_j
                 "left_out": selected.left_out,
                 "not_tried": not_tried,
                 "more": selected.more,
-                "results": [asdict(result) for result in results],
+                "results": [_as_dict(result, wording) for result in results],
             }
         )
     else:
@@ -162,7 +78,7 @@ def _tell(results: list[Result], selected: Selected, wording: Wording, not_tried
     few = len(results) < MANY or not wording.changes
     lines = results if few else [result for result in results if result.open]
     for result in lines[:_LINES]:
-        say(f"{result.dead_letter}: {result.message[:_LONGEST_LINE]}")
+        say(f"{result.dead_letter}: {_said(result, wording)[:_LONGEST_LINE]}")
     if len(lines) > _LINES:
         say(f"... and {len(lines) - _LINES:,} more; --json has all")
     if len(results) > 1:
@@ -181,6 +97,24 @@ def _tell(results: list[Result], selected: Selected, wording: Wording, not_tried
         say("More match than --limit takes; run it again.")
     if not wording.changes and results:
         say("Nothing was changed.")
+
+
+def _said(result: Result, wording: Wording) -> str:
+    if result.refused:
+        return f"{wording.refused}, {result.outcome}: {result.message}"
+    if result.outcome == "reopened":
+        return f"reopened; {command()} dead-letters retry {result.dead_letter} tries it again"
+    return result.message
+
+
+def _as_dict(result: Result, wording: Wording) -> dict[str, object]:
+    return {
+        "dead_letter": result.dead_letter,
+        "request_id": result.request_id,
+        "outcome": result.outcome,
+        "message": _said(result, wording),
+        "open": result.open,
+    }
 
 
 def _counted(results: list[Result], wording: Wording) -> str:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from billing_tasks.admin.types import (
+    FOR_EVER,
+    DeadLetter,
+    DeadLetterState,
+    HistoryEntry,
+    HistoryKind,
+    Preview,
+    event_of,
+)
 from billing_tasks.cli.show import command, console, table
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.ledger.rows import DeadLetter, DeadLetterState, HistoryEntry, HistoryKind
 from billing_tasks.model.events import Kind
 from billing_tasks.model.posting import PostOutcome
-
-if TYPE_CHECKING:
-    from billing_tasks.flows.dead_letters.preview import Preview
 
 #: Of a payload; `--json` has all of it.
 _SHOWN_OF_A_PAYLOAD = 1000
@@ -43,16 +46,6 @@ def say(text: str, *, style: str = "") -> None:
 def moment(at: datetime) -> str:
     """A moment in UTC, to the second."""
     return f"{at.astimezone(UTC):%m-%d %H:%M:%S}"
-
-
-def as_dict(dead_letter: DeadLetter) -> dict[str, object]:
-    """A dead letter for --json."""
-    return {**asdict(dead_letter), "payload": dead_letter.payload.decode("utf-8", "backslashreplace")}
-
-
-def event_as_dict(event: HistoryEntry) -> dict[str, object]:
-    """A line of history for --json."""
-    return asdict(event)
 
 
 def stands(dead_letter: DeadLetter, max_attempts: int) -> str:
@@ -87,8 +80,6 @@ def _until(at: datetime | None) -> str:
 
 def headline(dead_letter: DeadLetter) -> str:
     """What it is, in one sentence."""
-    from billing_tasks.flows.dead_letters.record import event_of
-
     user = "" if dead_letter.user_id is None else f" of user {dead_letter.user_id}"
     try:
         event = event_of(dead_letter)
@@ -152,8 +143,6 @@ def payload_words(dead_letter: DeadLetter) -> str:
 
 def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[str, str]]:
     """What can be done now: exact commands, and what each does."""
-    from billing_tasks.flows.dead_letters.record import FOR_EVER
-
     own = f"{command()} dead-letters"
     number = dead_letter.id
     # Quoted: whoever wrote the id may have thought of the shell that it is pasted into.
@@ -179,8 +168,6 @@ def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[
 
 def _refund_less(dead_letter: DeadLetter, left: int) -> tuple[str, str]:
     """How to refund what is left of the charge instead."""
-    from billing_tasks.flows.dead_letters.record import event_of
-
     event = event_of(dead_letter)
     own_id = shlex.quote(f"{event.refund_id}-less")
     less = f"{command()} refund {event.user_id} {event.request_id} --id {own_id} --quota {left} --comment '…'"
@@ -189,8 +176,6 @@ def _refund_less(dead_letter: DeadLetter, left: int) -> tuple[str, str]:
 
 def _create(dead_letter: DeadLetter, outcome: str) -> list[tuple[str, str]]:
     """How to make the account that is missing."""
-    from billing_tasks.flows.dead_letters.record import event_of
-
     try:
         event = event_of(dead_letter)
     except InvalidRequest:

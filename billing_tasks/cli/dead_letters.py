@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from billing_tasks.admin import Admin
+from billing_tasks.admin.dead_letters import DeadLetters
+from billing_tasks.admin.types import OPEN, DeadLetterFilter, DeadLetterState, Selected
 from billing_tasks.cli import dead_letter_text as words
-from billing_tasks.cli.bulk import DISCARD, PREVIEW, REOPEN, RETRY, Bulk, Result, summary
+from billing_tasks.cli.bulk import DISCARD, PREVIEW, REOPEN, RETRY, done, summary
 from billing_tasks.cli.dead_letter_text import say
-from billing_tasks.cli.options import AsJson, Limit, Who, me
-from billing_tasks.cli.process import runtime
-from billing_tasks.cli.show import command, console, print_json
-from billing_tasks.errors import InvalidRequest, Unavailable
-from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState
-
-if TYPE_CHECKING:
-    from billing_tasks.flows.dead_letters import select
+from billing_tasks.cli.options import AsJson, Cursor, Limit, Who, me
+from billing_tasks.cli.show import console, print_json, tell_of_next
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.model.validation import check_moment
+from billing_tasks.runtime import runtime
 
 app = typer.Typer(help="What could not be booked: list, show, retry, discard, reopen.", no_args_is_help=True)
 
@@ -27,6 +27,8 @@ State = Annotated[list[DeadLetterState] | None, typer.Option(help="May be given 
 Kind = Annotated[str | None, typer.Option(help="consume, refund, release or conflict.")]
 User = Annotated[int | None, typer.Option("--user", help="Only this user's.")]
 Requests = Annotated[list[str] | None, typer.Option("--request", help="Only this request's; may be repeated.")]
+Refunds = Annotated[list[str] | None, typer.Option("--refund-id", help="Only the refund with this id; repeatable.")]
+Keys = Annotated[list[str] | None, typer.Option("--client-key", help="Only with this key of the app; repeatable.")]
 Reason = Annotated[str | None, typer.Option(help="Only with this reason, no_charge say.")]
 Since = Annotated[str | None, typer.Option(help="Kept since then: 2h ago (s, m, h, d), or 2026-11-23T10:00 (UTC).")]
 Before = Annotated[str | None, typer.Option(help="Kept before then; as --since.")]
@@ -41,13 +43,13 @@ def _wanted(
     kind: str | None,
     user_id: int | None,
     request_ids: list[str] | None,
+    refund_ids: list[str] | None,
+    client_keys: list[str] | None,
     reason: str | None,
     since: str | None,
     before: str | None,
 ) -> DeadLetterFilter:
     """The filter that the options are; empty if none was given."""
-    from billing_tasks.model.validation import check_moment
-
     now = datetime.now(UTC)
     wanted = DeadLetterFilter()
     if state:
@@ -58,6 +60,10 @@ def _wanted(
         wanted["user_id"] = user_id
     if request_ids:
         wanted["request_ids"] = request_ids
+    if refund_ids:
+        wanted["refund_ids"] = refund_ids
+    if client_keys:
+        wanted["client_keys"] = client_keys
     if reason is not None:
         wanted["reason"] = reason
     if since is not None:
@@ -73,56 +79,47 @@ def list_dead_letters(
     kind: Kind = None,
     user_id: User = None,
     request_ids: Requests = None,
+    refund_ids: Refunds = None,
+    client_keys: Keys = None,
     reason: Reason = None,
     since: Since = None,
     before: Before = None,
     everything: Annotated[bool, typer.Option("--all", help="Booked and discarded ones, too.")] = False,
     limit: Limit = 50,
+    cursor: Cursor = None,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first; without --state or --all those that are open (retrying, failed)."""
-    wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
+    wanted = _wanted(state, kind, user_id, request_ids, refund_ids, client_keys, reason, since, before)
     if not everything:
         wanted["states"] = wanted.get("states") or OPEN
-    rows = runtime().ledger.dead_letters(limit=limit + 1, **wanted)
-    more, rows = len(rows) > limit, rows[:limit]
+    page = _dead_letters().find(cursor=cursor, limit=limit, **wanted)
     if as_json:
-        print_json([words.as_dict(row) for row in rows])
-        return
-    if not rows:
+        print_json([row.as_dict() for row in page.rows])
+    elif page.rows:
+        words.print_dead_letters(page.rows, runtime().settings.max_attempts)
+    else:
         console.print("No dead letters.")
-        return
-    words.print_dead_letters(rows, runtime().settings.max_attempts)
-    if more:
-        console.print(f"Only the newest {limit} are shown; --limit shows more.")
+    if page.next and not as_json:
+        console.print(f"Only {'the newest ' if cursor is None else ''}{limit} are shown; --limit shows more.")
+    tell_of_next(page)
 
 
 @app.command()
 def show(number: Annotated[int, typer.Argument(show_default=False)], as_json: AsJson = False) -> None:
     """Everything about one: what it is, what happened, what a retry would do now, and what you can do."""
-    from billing_tasks.flows.dead_letters import preview
-
-    r = runtime()
-    dead_letter = _get(number)
-    history = r.ledger.dead_letter_history(number)
-    would, unknown = None, ""
-    try:
-        would = r.run(preview.preview(number, commands=r.commands))
-    except Unavailable as exc:
-        unknown = exc.message
+    shown = _dead_letters().show(number)
     if as_json:
-        retry_now = {"would": "unknown", "message": unknown} if would is None else would.as_dict()
-        print_json(
-            {**words.as_dict(dead_letter), "history": [words.event_as_dict(e) for e in history], "retry_now": retry_now}
-        )
+        print_json(shown.as_dict())
         return
+    dead_letter, would = shown.dead_letter, shown.retry_now
     say(f"Dead letter {number}: {words.headline(dead_letter)}")
-    say(words.sentence(dead_letter, r.settings.max_attempts))
+    say(words.sentence(dead_letter, runtime().settings.max_attempts))
     say("\nWhat happened", style="bold")
-    console.print(words.history_table(history))
+    console.print(words.history_table(shown.history))
     if dead_letter.open:
         say("\nA retry now", style="bold")
-        say(would.message if would else f"could not be told: {unknown}")
+        say(would.message if would else f"could not be told: {shown.unknown}")
     say("\nWhat you can do", style="bold")
     lines = words.next_commands(dead_letter, would)
     wide = max(len(line) for line, _ in lines)
@@ -139,6 +136,8 @@ def retry(
     kind: Kind = None,
     user_id: User = None,
     request_ids: Requests = None,
+    refund_ids: Refunds = None,
+    client_keys: Keys = None,
     reason: Reason = None,
     since: Since = None,
     before: Before = None,
@@ -154,23 +153,13 @@ def retry(
     What is refused for ever (a conflict, an unknown user ...) is left out, unless you ask by number or --reason.
     Exit 1 if something is still open.
     """
-    from billing_tasks.flows.dead_letters import retry as retrying
-
-    r, actor = runtime(), me(actor)
-    wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
+    wanted = _wanted(state, kind, user_id, request_ids, refund_ids, client_keys, reason, since, before)
     selected = _select(numbers, wanted, everything, limit, for_retry=True)
-
-    def one(number: int) -> Result:
-        flow = retrying.attempt(number, actor=actor, comment=comment, commands=r.commands, settings=r.settings)
-        return Result.attempted(r.run(flow))
-
-    def broke(number: int, error: str) -> None:
-        r.run(retrying.broke(number, error, actor=actor, settings=r.settings))
-
     if dry_run:
         _preview(selected, as_json)
-    else:
-        summary(Bulk(selected, wording=RETRY, get=_get, broke=broke).run(one), selected, RETRY, as_json=as_json)
+        return
+    results = _dead_letters().retry_many(selected.numbers, actor=me(actor), comment=comment)
+    summary(done(results, selected, RETRY), selected, RETRY, as_json=as_json)
 
 
 @app.command()
@@ -181,6 +170,8 @@ def discard(
     kind: Kind = None,
     user_id: User = None,
     request_ids: Requests = None,
+    refund_ids: Refunds = None,
+    client_keys: Keys = None,
     reason: Reason = None,
     since: Since = None,
     before: Before = None,
@@ -195,10 +186,7 @@ def discard(
 
     By filter or --all it asks first. --dry-run says which, and what a retry would do with them instead.
     """
-    from billing_tasks.flows.dead_letters import resolve
-
-    r, actor = runtime(), me(actor)
-    wanted = _wanted(state, kind, user_id, request_ids, reason, since, before)
+    wanted = _wanted(state, kind, user_id, request_ids, refund_ids, client_keys, reason, since, before)
     selected = _select(numbers, wanted, everything, limit, for_retry=False)
     if not comment.strip():
         raise typer.BadParameter("Say --comment: somebody will ask.")
@@ -207,15 +195,8 @@ def discard(
         return
     if not numbers and selected.numbers and not yes:
         _confirm(selected)
-
-    def one(number: int) -> Result:
-        dead_letter = _get(number)
-        now = r.run(resolve.discard(number, actor=actor, comment=comment))
-        if now:
-            return Result(number, dead_letter.request_id, "discarded", "discarded, stays unbooked", open=False)
-        return Result(number, dead_letter.request_id, "already discarded", "had been discarded before", open=False)
-
-    summary(Bulk(selected, wording=DISCARD, get=_get).run(one), selected, DISCARD, as_json=as_json)
+    results = _dead_letters().discard_many(selected.numbers, actor=me(actor), comment=comment)
+    summary(done(results, selected, DISCARD), selected, DISCARD, as_json=as_json)
 
 
 @app.command()
@@ -226,61 +207,43 @@ def reopen(
     as_json: AsJson = False,
 ) -> None:
     """Take the decision to discard back: the dead letter waits for a person again, and can be retried."""
-    from billing_tasks.flows.dead_letters import resolve, select
+    selected = Selected(numbers, more=False, left_out={})
+    results = _dead_letters().reopen_many(numbers, actor=me(actor), comment=comment)
+    summary(done(results, selected, REOPEN), selected, REOPEN, as_json=as_json)
 
-    r, actor = runtime(), me(actor)
-    selected = select.Selected(numbers, more=False, left_out={})
 
-    def one(number: int) -> Result:
-        dead_letter = _get(number)
-        r.run(resolve.reopen(number, actor=actor, comment=comment))
-        message = f"reopened; {command()} dead-letters retry {number} tries it again"
-        return Result(number, dead_letter.request_id, "reopened", message, open=False)
-
-    summary(Bulk(selected, wording=REOPEN, get=_get).run(one), selected, REOPEN, as_json=as_json)
+def _dead_letters() -> DeadLetters:
+    return Admin(runtime()).dead_letters
 
 
 def _select(
     numbers: list[int] | None, wanted: DeadLetterFilter, everything: bool, limit: int | None, *, for_retry: bool
-) -> select.Selected:
+) -> Selected:
     """What the arguments name: numbers as they are, else the open letters that match."""
-    from billing_tasks.flows.dead_letters import select
-
     if numbers and (wanted or everything):
         raise typer.BadParameter("Give numbers, or filters, not both.")
     if numbers:
-        return select.Selected(list(dict.fromkeys(numbers)), more=False, left_out={})
-    if not wanted and not everything:
+        return Selected(list(dict.fromkeys(numbers)), more=False, left_out={})
+    if everything:
+        wanted["states"] = wanted.get("states") or OPEN
+    if not wanted:
         raise typer.BadParameter("Say which: numbers, filters like --kind or --reason, or --all.")
-    closed = set(wanted.get("states") or ()) - set(OPEN)
-    if closed:
-        raise typer.BadParameter(f"Nothing to do for dead letters that are {' or '.join(sorted(closed))}.")
-    wanted["states"] = wanted.get("states") or OPEN
-    leave_out = select.excluded_reasons(wanted) if for_retry else ()
-    return runtime().run(select.select_dead_letters(wanted, limit=limit, leave_out=leave_out))
+    try:
+        return _dead_letters().choose(limit=limit, for_retry=for_retry, **wanted)
+    except InvalidRequest as exc:
+        raise typer.BadParameter(exc.message) from None
 
 
-def _preview(selected: select.Selected, as_json: bool) -> None:
-    from billing_tasks.flows.dead_letters import preview
-
-    r = runtime()
-    bulk = Bulk(selected, wording=PREVIEW, get=_get)
-    found = bulk.run(lambda number: Result.previewed(r.run(preview.preview(number, commands=r.commands))))
-    summary(found, selected, PREVIEW, as_json=as_json)
+def _preview(selected: Selected, as_json: bool) -> None:
+    results = _dead_letters().preview_many(selected.numbers)
+    summary(done(results, selected, PREVIEW), selected, PREVIEW, as_json=as_json)
 
 
-def _confirm(selected: select.Selected) -> None:
+def _confirm(selected: Selected) -> None:
     """Ask on a terminal; anywhere else --yes is the answer."""
-    ledger, numbers = runtime().ledger, selected.numbers
-    reasons = ledger.count_reasons(numbers=numbers[:10_000])
+    numbers = selected.numbers
+    reasons = _dead_letters().count_reasons(numbers[:10_000])
     named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"This discards {len(numbers):,} dead letters ({named}); say --yes.")
     typer.confirm(f"Discard {len(numbers):,} dead letters ({named})?", abort=True, err=True)
-
-
-def _get(number: int) -> DeadLetter:
-    dead_letter = runtime().ledger.get_dead_letter(number)
-    if dead_letter is None:
-        raise InvalidRequest(f"There is no dead letter {number}.")
-    return dead_letter

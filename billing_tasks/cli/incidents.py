@@ -1,19 +1,47 @@
-"""Incidents in words: what may be missing, of which shards, and whose logs of which seconds know it.
-
-One restart of Redis is an incident per shard; they are told as one.
-"""
+"""Incidents in words: what may be missing, of which shards, and whose logs of which seconds know it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import asdict
+from typing import Annotated
 
-from billing_tasks.ledger.rows import Incident
+import typer
 
-#: Incidents of one kind that were noticed within this time are of one cause.
-TOGETHER = timedelta(seconds=60)
+from billing_tasks.admin import Admin
+from billing_tasks.admin.incidents import Cause, grouped, worth_a_look
+from billing_tasks.admin.types import Incident
+from billing_tasks.cli.options import AsJson, Cursor, Limit
+from billing_tasks.cli.show import console, print_json, table, tell_of_next
+from billing_tasks.runtime import runtime
+
 #: More shards than this are counted, not named.
 MANY_SHARDS = 6
+
+
+def incidents(
+    shard: Annotated[int | None, typer.Option(help="Only of this shard.")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Signs that events of an outbox were lost or came back, newest first; those of one cause are one line."""
+    page = Admin(runtime()).incidents.find(shard=shard, cursor=cursor, limit=limit)
+    if as_json:
+        print_json([asdict(incident) for incident in page.rows])
+    elif page.rows:
+        console.print(table(*_COLUMNS, rows=map(_row, grouped(page.rows)), right="events"))
+    else:
+        console.print("No incidents.")
+    tell_of_next(page)
+
+
+_COLUMNS = ("noticed (UTC)", "kind", "of", "events", "filed", "note")
+
+
+def _row(cause: Cause) -> tuple[object, ...]:
+    filed = "" if cause.unseen is None else f"{cause.unseen[0]:%F %T} to {cause.unseen[1]:%T}"
+    return (f"{cause.noticed_at:%F %T}", cause.kind, _shards(cause), cause.events, filed, cause.note)
 
 
 def counted(incidents: Sequence[Incident]) -> str:
@@ -24,44 +52,21 @@ def counted(incidents: Sequence[Incident]) -> str:
     return f"{lost} with events that may be missing" if lost else "restarts of Redis, nothing missing"
 
 
-def worth_a_look(incident: Incident) -> bool:
-    """True if events may be missing; a restart of Redis that lost nothing is noted too."""
-    return bool(incident.kind != "new_epoch" or incident.events_bound)
-
-
 def told(incidents: Sequence[Incident]) -> list[str]:
     """A sentence for each cause, newest first."""
-    causes: list[list[Incident]] = []
-    for incident in incidents:  # newest first
-        mine = next((cause for cause in causes if _same_cause(cause[-1], incident)), None)
-        if mine is None:
-            causes.append([incident])
-        else:
-            mine.append(incident)
-    return [_in_words(cause) for cause in causes]
+    return [_in_words(cause) for cause in grouped(incidents)]
 
 
-def _same_cause(later: Incident, incident: Incident) -> bool:
-    return (
-        later.kind == incident.kind
-        and _note(later) == _note(incident)
-        and later.noticed_at - incident.noticed_at < TOGETHER
-    )
+def _shards(cause: Cause) -> str:
+    shards = cause.shards
+    return f"{len(shards)} shards" if len(shards) > MANY_SHARDS else f"shard {', '.join(map(str, shards))}"
 
 
-def _note(incident: Incident) -> str:
-    return incident.note.split(";")[0]
-
-
-def _in_words(cause: list[Incident]) -> str:
-    events = sum(incident.events_bound or 0 for incident in cause)
-    first, shards = cause[0], sorted({incident.shard for incident in cause})
-    of = f"{len(shards)} shards" if len(shards) > MANY_SHARDS else f"shard {', '.join(map(str, shards))}"
-    if first.kind == "rewind" and first.unseen_from is None:
-        return f"{events} events of {of} came under numbers booked before, {first.noticed_at:%F %T}; they are booked"
-    text = f"{events} events of {of} are missing"
-    if first.unseen_from is None:
-        return f"{text}, noticed {first.noticed_at:%F %T}"
-    begin = min(incident.unseen_from or incident.noticed_at for incident in cause)
-    end = max(incident.unseen_to or incident.noticed_at for incident in cause)
-    return f"{text}, and what was filed from {begin:%F %T} to {end:%T} may be ({_note(first)})"
+def _in_words(cause: Cause) -> str:
+    of = f"{cause.events} events of {_shards(cause)}"
+    if cause.kind == "rewind" and cause.unseen is None:
+        return f"{of} came under numbers booked before, {cause.noticed_at:%F %T}; they are booked"
+    if cause.unseen is None:
+        return f"{of} are missing, noticed {cause.noticed_at:%F %T}"
+    begin, end = cause.unseen
+    return f"{of} are missing, and what was filed from {begin:%F %T} to {end:%T} may be ({cause.note})"

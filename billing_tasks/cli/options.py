@@ -11,6 +11,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 UserId = Annotated[int, typer.Argument(help="The user's id.", show_default=False)]
 TokenId = Annotated[int, typer.Argument(help="The token's id.", show_default=False)]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many rows at most.")]
+Cursor = Annotated[str | None, typer.Option(help="The page that begins there; the page before names it.")]
 Who = Annotated[str | None, typer.Option(help="Who decides; kept with it. Default: the user logged in.")]
 
 

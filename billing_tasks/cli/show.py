@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from billing_tasks.admin.paging import Page
 from billing_tasks.errors import BillingError
 
 #: Where nobody sees a terminal (CI, a pipe), lines are cut for a wide page rather than for 80 columns.
@@ -88,6 +89,12 @@ def command() -> str:
         return "billing-tasks"
     here = Path.cwd()
     return str(called.relative_to(here)) if called.is_relative_to(here) else str(called)
+
+
+def tell_of_next(page: Page[Any]) -> None:
+    """Say how the next page is asked for; on stderr, so that --json stays one document."""
+    if page.next is not None:
+        err.print(Text(f"There are more: the same command with --cursor {page.next}"), soft_wrap=True)
 
 
 def fail(error: BillingError) -> NoReturn:

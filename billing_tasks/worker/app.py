@@ -63,7 +63,7 @@ def _forget_parents_connections(**_: Any) -> None:
     from billing_tasks.runtime import runtime  # noqa: PLC0415 - not before a worker needs servers
 
     if runtime.cache_info().currsize:
-        runtime().ledger.dispose_after_fork()
+        runtime().forget_parents_connections()
 
 
 @worker_process_init.connect

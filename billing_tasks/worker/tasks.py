@@ -11,12 +11,11 @@ from typing import Any
 
 from celery import Task
 
+from billing_tasks.admin import Admin
+from billing_tasks.admin.types import filter_from
 from billing_tasks.broker import names
-from billing_tasks.broker.decode import consume_log_from, refund_request_from
-from billing_tasks.errors import BillingError, InvalidRequest, Refused, Unavailable
-from billing_tasks.flows.audit import reconcile, verify
-from billing_tasks.flows.dead_letters import preview, record, retry, select
-from billing_tasks.flows.requests import consume, expire, refund
+from billing_tasks.errors import BillingError, Unavailable
+from billing_tasks.flows.requests import expire, intake
 from billing_tasks.flows.settlement import ring, settle
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.runtime import runtime
@@ -56,20 +55,12 @@ def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
 
 
 def _attempt(number: object, count: object, asked: dict[str, Any]) -> dict[str, object]:
-    r = runtime()
+    """One attempt of a dead letter. Messages of the release before name actor and comment `who` and `why`."""
+    actor = check_text("actor", asked.get("actor") or asked.get("who") or "worker", 200)
+    comment = check_text("comment", asked.get("comment") or asked.get("why") or "", 2000)
     number = check_int("dead_letter", number, 1)
     count = None if count is None else check_int("attempt", count, 1, 1_000_000)
-    actor = check_text("actor", asked.get("actor") or "worker", 200)
-    comment = check_text("comment", asked.get("comment") or "", 2000)
-    flow = retry.attempt(number, actor=actor, comment=comment, commands=r.commands, settings=r.settings, count=count)
-    try:
-        return r.run(flow).as_dict()
-    except BillingError:
-        raise
-    except Exception as exc:
-        # A bug of ours. Without a mark the dead letter would be due again, and meet it again, every five minutes.
-        r.run(retry.broke(number, repr(exc), actor=actor, settings=r.settings, count=count))
-        raise
+    return Admin(runtime()).dead_letters.retry(number, actor=actor, comment=comment, attempt=count).as_dict()
 
 
 @app.task(base=BillingTask, bind=True, name=names.CONSUME, max_retries=None)
@@ -79,15 +70,10 @@ def consume_one(
     """File one ConsumeLog, as a producer sent it, or book a dead letter once more. Safe to run twice."""
     if args:
         payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
-    r = runtime()
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
-    try:
-        consume_log = consume_log_from(payload)
-        receipt = r.run(consume.consume(consume_log, commands=r.commands))
-    except InvalidRequest as exc:
-        r.run(record.keep([record.of_message("consume", payload, exc, task_id=self.request.id)]))
-        raise
+    r = runtime()
+    receipt = r.run(intake.consume_message(payload, task_id=self.request.id, commands=r.commands))
     return {
         "request_id": receipt.request_id,
         "quota": receipt.quota,
@@ -103,36 +89,39 @@ def refund_one(
     """Release a hold or reverse a charge, or book a dead letter once more. Safe to run twice."""
     if args:
         payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
-    r = runtime()
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
-    try:
-        receipt = r.run(refund.refund(refund_request_from(payload), commands=r.commands))
-    except Refused as exc:
-        r.run(record.keep([record.of_message("refund", payload, exc, task_id=self.request.id)]))
-        raise
+    r = runtime()
+    receipt = r.run(intake.refund_message(payload, task_id=self.request.id, commands=r.commands))
     return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
 
 
 @app.task(base=BillingTask, name=names.RETRY_FAILED, resultrepr_maxsize=16_384)
 def retry_failed(
-    limit: int = 100, due_only: bool = False, dry_run: bool = False, actor: str = "", comment: str = "", **asked: Any
+    limit: int = 100,
+    due_only: bool = False,
+    dry_run: bool = False,
+    actor: str = "",
+    comment: str = "",
+    who: str = "",
+    why: str = "",
+    **asked: Any,
 ) -> dict[str, object]:
     """Send dead letters once more, each as a task of its own, or say what that would do. For operators and beat.
 
     An argument that is not known is refused and not ignored: as a filter it would have kept dead letters out.
+    `who` and `why`: actor and comment as the release before named them.
     """
-    r = runtime()
+    dead_letters = Admin(runtime()).dead_letters
     limit = check_int("limit", limit, 1, 10_000)
     if due_only:
-        return r.run(retry.send_again(limit=limit, due_only=True, settings=r.settings)).as_dict()
-    wanted = select.filter_from(asked)
+        return dead_letters.send_due(limit=limit).as_dict()
+    wanted = filter_from(asked)
     if dry_run:
-        return r.run(preview.preview_all(limit=limit, commands=r.commands, wanted=wanted)).as_dict()
-    actor = check_text("actor", actor, 200) or names.RETRY_FAILED
-    comment = check_text("comment", comment, 2000)
-    sent = retry.send_again(limit=limit, due_only=False, settings=r.settings, actor=actor, comment=comment, **wanted)
-    return r.run(sent).as_dict()
+        return dead_letters.preview_matching(limit=limit, **wanted).as_dict()
+    actor = check_text("actor", actor or who, 200) or names.RETRY_FAILED
+    comment = check_text("comment", comment or why, 2000)
+    return dead_letters.send(actor=actor, comment=comment, limit=limit, **wanted).as_dict()
 
 
 @app.task(base=BillingTask, name=names.EXPIRE_HOLDS, max_retries=0)
@@ -156,16 +145,13 @@ def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str,
 
     `sums=False` leaves out the sums over the whole ledger. What a person must see is in the result and in the log.
     """
-    r = runtime()
-    report = verify.check(holds=r.holds, ledger=r.ledger, sums=sums)
-    wanted = [finding.repair for finding in report.findings if finding.repair is not None]
-    made = r.run(reconcile.repair(wanted, commands=r.commands, settings=r.settings)) if repair else []
-    for finding in report.findings:
-        log.error("%s%s", finding, "; repaired" if finding.repair in made else "")
-    return {**report.as_dict(), "repaired": [str(one) for one in made]}
+    done = Admin(runtime()).audit.reconcile(repair=repair, sums=sums)
+    for finding in done.before.findings:
+        log.error("%s%s", finding, "; repaired" if finding.repair in done.repaired else "")
+    return {**done.before.as_dict(), "repaired": [str(one) for one in done.repaired]}
 
 
 @app.task(base=BillingTask, name=names.MAINTAIN_PARTITIONS)
 def maintain_partitions(**_: Any) -> dict[str, object]:
     """Make the months ahead. From beat and from `migrate`."""
-    return {"created": runtime().ledger.maintain_partitions()}
+    return {"created": Admin(runtime()).maintain_partitions()}

@@ -9,12 +9,10 @@ import sys
 
 import pytest
 
+from billing_tasks.admin import Admin
 from billing_tasks.cli import dead_letter_text
-from billing_tasks.cli.bulk import PREVIEW, Bulk, Result
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.dead_letters import record
-from billing_tasks.flows.dead_letters.preview import preview
-from billing_tasks.flows.dead_letters.select import Selected
 from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.posting import PostOutcome
@@ -224,11 +222,7 @@ def test_three_silences_in_a_row_end_a_bulk_retry(mail: Letters) -> None:
     payer = mail.billing.payer()
     numbers = [mail.keep(usage(payer, quota)) for quota in range(1, 9)]
     away = Runtime(Settings(database_url="postgresql://nobody@/nothing?host=/nonexistent"))
-    selected = Selected(numbers, more=False, left_out={})
-
-    results = Bulk(selected, wording=PREVIEW, get=mail.get).run(
-        lambda number: Result.previewed(away.run(preview(number, commands=away.commands)))
-    )
+    results = list(Admin(away).dead_letters.preview_many(numbers))
 
     assert [(result.dead_letter, result.outcome) for result in results] == [(n, "unavailable") for n in numbers[:3]]
     away.close()

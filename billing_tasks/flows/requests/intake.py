@@ -1,0 +1,34 @@
+"""Intake: a message of another program, filed as if a gateway had called; what can't be used is a dead letter.
+
+It is kept before the message is acknowledged; a crash in between has it delivered, and kept, again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billing_tasks.broker.decode import consume_log_from, refund_request_from
+from billing_tasks.errors import InvalidRequest, Refused
+from billing_tasks.flows.dead_letters.record import keep, of_message
+from billing_tasks.flows.requests.consume import consume
+from billing_tasks.flows.requests.refund import refund
+from billing_tasks.holds.commands import Commands
+from billing_tasks.model.reservation import Receipt
+
+
+async def consume_message(message: dict[str, Any], *, task_id: str, commands: Commands) -> Receipt:
+    """File the ConsumeLog inside a message of billing.consume. Raises what consume raises; InvalidRequest is kept."""
+    try:
+        return await consume(consume_log_from(message), commands=commands)
+    except InvalidRequest as exc:
+        await keep([of_message("consume", message, exc, task_id=task_id)])
+        raise
+
+
+async def refund_message(message: dict[str, Any], *, task_id: str, commands: Commands) -> Receipt:
+    """Do what a message of billing.refund asks for. Raises what refund raises; what is Refused is kept."""
+    try:
+        return await refund(refund_request_from(message), commands=commands)
+    except Refused as exc:
+        await keep([of_message("refund", message, exc, task_id=task_id)])
+        raise
