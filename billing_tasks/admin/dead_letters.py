@@ -129,6 +129,8 @@ class DeadLetters:
         """What `send` with the same filter would lead to, of at most `limit`. Raises InvalidRequest."""
         _check(wanted)
         check_int("limit", limit, 1, MOST_ROWS)
+        if not wanted.get("numbers"):
+            wanted["states"] = wanted.get("states") or OPEN
         return self._runtime.run(previewing.preview_all(limit=limit, commands=self._runtime.commands, wanted=wanted))
 
     def retry(self, number: int, *, actor: str, comment: str = "", attempt: int | None = None) -> Attempted:
@@ -153,6 +155,8 @@ class DeadLetters:
 
     def retry_many(self, numbers: Iterable[int], *, actor: str, comment: str = "") -> Iterator[Result]:
         """Try to book each now, in this process, when its result is asked for."""
+        _actor(actor)
+        check_text("comment", comment, 2000)
         return one_by_one(numbers, lambda number: attempted(self.retry(number, actor=actor, comment=comment)), self.get)
 
     def send(self, *, actor: str, comment: str = "", limit: int = 100, **wanted: Unpack[DeadLetterFilter]) -> Sent:
@@ -190,6 +194,8 @@ class DeadLetters:
 
     def discard_many(self, numbers: Iterable[int], *, actor: str, comment: str) -> Iterator[Result]:
         """Discard each when its result is asked for."""
+        _actor(actor)
+        _comment(comment)
         return one_by_one(numbers, lambda number: self.discard(number, actor=actor, comment=comment), self.get)
 
     def reopen(self, number: int, *, actor: str, comment: str) -> Result:
@@ -200,6 +206,8 @@ class DeadLetters:
 
     def reopen_many(self, numbers: Iterable[int], *, actor: str, comment: str) -> Iterator[Result]:
         """Reopen each when its result is asked for."""
+        _actor(actor)
+        _comment(comment)
         return one_by_one(numbers, lambda number: self.reopen(number, actor=actor, comment=comment), self.get)
 
 
@@ -210,7 +218,9 @@ def _actor(actor: str) -> str:
 
 
 def _comment(comment: str) -> str:
-    return check_text("comment", comment, 2000)
+    if not check_text("comment", comment, 2000).strip():
+        raise InvalidRequest("Say why: somebody will ask.")
+    return comment
 
 
 def _check(wanted: DeadLetterFilter) -> None:

@@ -28,7 +28,7 @@ _VERSION: Final = 1
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,400}")
 
 #: A number that PostgreSQL gave to a row.
-RowNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+RowNumber = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True)
