@@ -80,8 +80,7 @@ def test_reconcile_verifies_repairs_and_verifies_again(billing: Billing, admin: 
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
     assert admin.audit.verify().ok
-    key = billing.runtime.commands.keys.user(payer[0])
-    billing.redis("HINCRBY", key, "held", 5)
+    billing.redis("HINCRBY", billing.user_key(payer[0]), "held", 5)
     listed = admin.audit.reconcile(repair=False)
     assert (listed.before.ok, listed.after is listed.before, listed.repaired) == (False, True, [])
     done = admin.audit.reconcile(sums=False)
