@@ -43,7 +43,7 @@ class Shown:
 
     def as_dict(self) -> dict[str, object]:
         """For machines: the dead letter's own fields, its history, and what a retry would do."""
-        unknown = {"would": "unknown", "message": self.unknown}
+        unknown = {"would": "unknown", "says": self.unknown}
         would = unknown if self.retry_now is None else self.retry_now.as_dict()
         return {
             **self.dead_letter.as_dict(),

@@ -38,8 +38,8 @@ class Result:
     refused: bool = False  # by a rule; `outcome` is the dead letter's reason then, `message` the rule
 
     def as_dict(self) -> dict[str, object]:
-        """For machines."""
-        return asdict(self)
+        """For machines; `says` is the message, as in the results of previews and attempts."""
+        return {("says" if name == "message" else name): value for name, value in asdict(self).items()}
 
 
 def attempted(found: Attempted) -> Result:

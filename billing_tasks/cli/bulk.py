@@ -108,13 +108,9 @@ def _said(result: Result, wording: Wording) -> str:
 
 
 def _as_dict(result: Result, wording: Wording) -> dict[str, object]:
-    return {
-        "dead_letter": result.dead_letter,
-        "request_id": result.request_id,
-        "outcome": result.outcome,
-        "message": _said(result, wording),
-        "open": result.open,
-    }
+    names = ("dead_letter", "request_id", "outcome", "says", "open")
+    said = {**result.as_dict(), "says": _said(result, wording)}
+    return {name: said[name] for name in names}
 
 
 def _counted(results: list[Result], wording: Wording) -> str:

@@ -208,7 +208,7 @@ def test_many_are_retried_in_turn_and_each_has_its_own_outcome(billing: Billing,
         (good, "posted", False),
     ]
     assert [result.refused for result in results] == [True, False, True, False, False]
-    assert results[0].as_dict()["message"].startswith("Nothing is charged under this request_id yet.")
+    assert results[0].as_dict()["says"].startswith("Nothing is charged under this request_id yet.")
     assert billing.accounts.user(payer[0]).used_quota == 1000 - 300 + 1000
 
 

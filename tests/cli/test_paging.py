@@ -106,8 +106,8 @@ def test_dead_letters_are_listed_by_page_and_found_by_their_own_ids(run: Run, bi
     assert by_key["reason"] == "unknown_user"
     results = as_json(run("dead-letters", "retry", "--refund-id", "case-3", "--json", status=1))["results"]
     assert [(result["dead_letter"], result["outcome"]) for result in results] == [(numbers[3], "no_charge")]
-    assert list(results[0]) == ["dead_letter", "request_id", "outcome", "message", "open"]
-    assert results[0]["message"].startswith("still refused, no_charge: Nothing is charged")
+    assert list(results[0]) == ["dead_letter", "request_id", "outcome", "says", "open"]
+    assert results[0]["says"].startswith("still refused, no_charge: Nothing is charged")
     run("dead-letters", "discard", "--client-key", "order-9", "--comment", "test", "--yes")
     assert mail.get(by_key["id"]).state == "discarded"
 
