@@ -44,6 +44,7 @@ COMMANDS: Final = {
         "operate:reconcile",
         "Compare Redis with PostgreSQL and the ledger with its sums; repair what is safe, which is Redis.",
     ),
+    "incidents": Listed("Operate", "incidents:incidents", ""),
     "metrics": Listed(
         "Operate",
         "metrics:metrics",
@@ -73,7 +74,7 @@ COMMANDS: Final = {
     ),
     "log": Listed(
         "Accounts",
-        "operate:log",
+        "log:log",
         "The ledger's entries, newest first: consumes, releases, refunds, top-ups, adjustments.",
     ),
     "price": Listed("Accounts", "prices:price", "What a text request costs. Needs no server."),

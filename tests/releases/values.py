@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from fractions import Fraction
@@ -44,6 +45,8 @@ _ROWS = (
     ("entry_id", ENTRY),
     ("name", _CHANNEL),
 )
+#: A refusal that lists what is known: a later release knows more.
+_LISTED = re.compile(r"(?<=as filters )it takes [a-z_, ]+\.")
 _OF_THE_MOMENT = {"version": "<version>", "created_at": "<time>", "lag_ms": "<duration>"}
 
 
@@ -90,7 +93,7 @@ def refusal(exc: BillingError, names: Names) -> dict[str, Any]:
         "code": exc.code,
         "http_status": exc.http_status,
         "reason": exc.reason,
-        "message": names.within(exc.message),
+        "message": _LISTED.sub("it takes <a list>.", names.within(exc.message)),
         "request_id": None if exc.request_id is None else names.within(exc.request_id),
     }
 
