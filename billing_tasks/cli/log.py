@@ -63,10 +63,10 @@ def log(
 def _show(rows: Sequence[EntryRow]) -> None:
     console.print(
         table(
-            *("booked", "kind", "request", "user", "token", "model", "prompt", "completion", "quota", "remark"),
+            *("time (UTC)", "kind", "request", "user", "token", "model", "prompt", "completion", "quota", "remark"),
             rows=[
                 (
-                    f"{row.created_at:%m-%d %H:%M:%S}",
+                    f"{row.used_at:%m-%d %H:%M:%S}",
                     row.kind,
                     row.request_id,
                     row.user_id,

@@ -26,7 +26,7 @@ _ACCOUNTS: Final = sa.text(
 )
 _ENTRY: Final = tuple(Entry.__table__.columns)
 #: What the times of an EntryFilter are compared with.
-_TIME: Final = Entry.created_at
+_TIME: Final = sa.func.coalesce(Entry.used_at, Entry.created_at)
 _used_quota = sa.table("channel_used_quota", sa.column("channel_id"), sa.column("used_quota"), schema=SCHEMA)
 _CHANNELS: Final = sa.select(
     Channel.id, Channel.name, sa.func.coalesce(_used_quota.c.used_quota, 0).label("used_quota")
