@@ -139,12 +139,8 @@ class ConsumeLog(BaseModel):
 
     def kept_in(self, place: Stored) -> dict[str, Any] | None:
         """The fields that the ledger keeps in this object, by name; None: none has a value."""
-        names = json_fields().get(place, ())
-        return {name: value for name in names if (value := getattr(self, name))} or None
-
-    def columns(self) -> dict[str, Any]:
-        """The fields that have a column of their own, by name."""
-        return {name: value for name in column_fields() if (value := self.__dict__[name]) is not None}
+        names = json_fields().get(place)
+        return {name: value for name in names if (value := getattr(self, name))} or None if names else None
 
 
 @cache

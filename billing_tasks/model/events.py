@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.model.consume_log import ConsumeLog, Stored, column_fields
+from billing_tasks.model.consume_log import ConsumeLog, column_fields, json_fields
 from billing_tasks.model.fingerprint import FORMULA_1, consume_fingerprint, formula_of
 
 
@@ -79,6 +79,7 @@ _Whole: Any = msgspec.defstruct(
     forbid_unknown_fields=True,
     gc=False,
 )
+_KINDS = {str(kind): kind for kind in Kind}
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Whole)
 
@@ -91,14 +92,13 @@ def make(*, kind: Kind, **facts: Any) -> Event:
 
 def of_log(log: ConsumeLog) -> Event:
     """The event that books this log."""
-    return make(
-        kind=Kind.CONSUME,
-        fingerprint=log.fingerprint,
-        usage=log.kept_in(Stored.USAGE),
-        price=log.kept_in(Stored.PRICE),
-        details=log.kept_in(Stored.DETAILS),
-        **log.columns(),
-    )
+    facts = log.__dict__.copy()
+    for place, names in json_fields().items():
+        kept = {name: value for name in names if (value := facts.pop(name))}
+        if kept:
+            facts[place.value] = kept
+    event: Event = _Whole(kind=Kind.CONSUME, fingerprint=log.fingerprint, **facts)
+    return event
 
 
 def fingerprint_of_0_1_0(consume: Event) -> str:
@@ -143,18 +143,33 @@ def complete(
 
     Release 0.1.0 repeated the header in the payload.
     """
-    whole = Kind(kind) if kind in set(Kind) else None
+    whole = _KINDS.get(kind)
     sent_as = Kind.CONSUME if whole is Kind.CONFLICT else whole  # the gateway sent a consume; the script knew better
-    repeated = (event.kind, event.request_id, event.user_id, event.token_id)
-    right = (sent_as, request_id, user_id, token_id)
-    if whole is None or any(said and said != fact for said, fact in zip(repeated, right, strict=True)):
+    if (
+        whole is None
+        or (event.kind is not None and event.kind is not sent_as)
+        or (event.request_id and event.request_id != request_id)
+        or (event.user_id and event.user_id != user_id)
+        or (event.token_id and event.token_id != token_id)
+    ):
         raise InvalidRequest("the payload names another kind, request or account than the outbox entry")
-    # What may leave `unposted` with it: all that was charged; for an expired hold all that was held; else nothing.
-    quota = {Kind.CONSUME: weight, Kind.RELEASE: held}.get(whole, event.quota)
-    weights = {Kind.CONSUME: (weight,), Kind.RELEASE: (0, held)}.get(whole, (0,))
-    if weight not in weights or event.quota not in (0, quota):
+    # What leaves `unposted` with it: all that was charged; for an expired hold all that was held; else nothing.
+    match whole:
+        case Kind.CONSUME:
+            contradicts, quota = event.quota not in (0, weight), weight
+        case Kind.RELEASE:
+            contradicts, quota = event.quota not in (0, held) or weight not in (0, held), held
+        case _:
+            contradicts, quota = weight != 0, event.quota
+    if contradicts:
         raise InvalidRequest("the payload names another quota than the outbox entry")
-    event.kind, event.request_id, event.user_id, event.token_id, event.quota = whole, *right[1:], quota
+    event.kind, event.request_id, event.user_id, event.token_id, event.quota = (
+        whole,
+        request_id,
+        user_id,
+        token_id,
+        quota,
+    )
     event.held_quota = held if whole is Kind.CONSUME else 0
     if event.used_at_ms is None:
         event.used_at_ms = filed_ms

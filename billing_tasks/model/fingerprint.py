@@ -14,6 +14,7 @@ from collections.abc import Mapping
 #: The formula of a consume: who, where, what and how much, and since 2 the quantities of other meters. No timings and
 #: no remarks. Releases and refunds are still by formula 1.
 CONSUME_FORMULA = 2
+_PREFIX = f"{CONSUME_FORMULA:02x}"
 #: What formula 1 covers.
 FORMULA_1 = ("user_id", "token_id", "channel_id", "model_name", "prompt_tokens", "completion_tokens", "quota")
 
@@ -34,9 +35,9 @@ def consume_fingerprint(
     facts = (user_id, token_id, channel_id, model_name, prompt_tokens, completion_tokens, quota)
     if formula == 1:
         return fingerprint("consume", *facts)
-    meters = {name: amount for name, amount in sorted((usage or {}).items()) if amount}
+    meters = usage and {name: amount for name, amount in sorted(usage.items()) if amount}
     more = (json.dumps(meters, separators=(",", ":")),) if meters else ()
-    return f"{formula:02x}{fingerprint('consume', *facts, *more)}"
+    return _PREFIX + fingerprint("consume", *facts, *more)
 
 
 def fingerprint(*parts: object) -> str:
