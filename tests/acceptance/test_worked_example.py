@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from billing_tasks.lab.servers import Servers
-from billing_tasks.ledger import upgrade
+from billing_tasks.ledger.migrations import upgrade
 from tests.releases.put_back import new_database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +83,9 @@ def test_a_field_more_is_two_files_and_no_migration(copy: Path, servers: Servers
 
     url = new_database(servers.database_url, "worked_example")
     upgrade(url)  # as the release without the field left it
-    migrate = "from billing_tasks.ledger import upgrade; import os; upgrade(os.environ['BILLING_DATABASE_URL'])"
+    migrate = (
+        "from billing_tasks.ledger.migrations import upgrade; import os; upgrade(os.environ['BILLING_DATABASE_URL'])"
+    )
     run(copy, "-c", migrate, BILLING_DATABASE_URL=url)
     with psycopg.connect(url) as connection:
         assert connection.execute("select cached_tokens from billing.consume_log").fetchall() == []

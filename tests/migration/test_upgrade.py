@@ -13,8 +13,8 @@ from alembic import command
 from psycopg import sql
 
 from billing_tasks.lab.servers import Servers
-from billing_tasks.ledger import migrations, upgrade
-from billing_tasks.ledger.migrations import pending
+from billing_tasks.ledger import migrations
+from billing_tasks.ledger.migrations import pending, upgrade
 from billing_tasks.model import events
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.ids import new_request_id
