@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from billing_tasks.holds import outcomes
 from billing_tasks.holds.commands.command import Command, Subject, call
 from billing_tasks.holds.replies import (
@@ -15,6 +18,8 @@ from billing_tasks.holds.replies import (
     read_reserved,
     text,
 )
+
+R = TypeVar("R")
 
 
 class Requests(Subject):
@@ -83,39 +88,27 @@ class Requests(Subject):
         self, *, request_id: str, user_id: int, token_id: int, payload: bytes
     ) -> Command[Closed[outcomes.Release]]:
         """release.lua"""
-        return call(
-            "release",
-            self._closing_keys(request_id, user_id, token_id),
-            (
-                request_id,
-                user_id,
-                token_id,
-                payload,
-                self._doorbell_ms,
-                self._tombstone_ms,
-                self._idle_seconds,
-            ),
-            read_released,
-        )
+        return self._unused("release", request_id, user_id, token_id, payload, read_released)
 
     def expire(
         self, *, request_id: str, user_id: int, token_id: int, payload: bytes
     ) -> Command[Closed[outcomes.Expire]]:
         """expire.lua"""
-        return call(
-            "expire",
-            self._closing_keys(request_id, user_id, token_id),
-            (
-                request_id,
-                user_id,
-                token_id,
-                payload,
-                self._doorbell_ms,
-                self._tombstone_ms,
-                self._idle_seconds,
-            ),
-            read_expired,
-        )
+        return self._unused("expire", request_id, user_id, token_id, payload, read_expired)
+
+    def _unused(
+        self,
+        name: str,
+        request_id: str,
+        user_id: int,
+        token_id: int,
+        payload: bytes,
+        read: Callable[[list[Any]], Closed[R]],
+    ) -> Command[Closed[R]]:
+        """A script that closes a hold of which nothing was used."""
+        times = (self._doorbell_ms, self._tombstone_ms, self._idle_seconds)
+        keys = self._closing_keys(request_id, user_id, token_id)
+        return call(name, keys, (request_id, user_id, token_id, payload, *times), read)
 
     def renew(self, *, user_id: int, request_id: str, ttl_ms: int) -> Command[tuple[outcomes.Renew, int]]:
         """renew.lua"""
