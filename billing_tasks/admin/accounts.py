@@ -22,6 +22,7 @@ from billing_tasks.ledger.rows import ChannelRow, EntryRow
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.validation import check_int, check_text
+from billing_tasks.pricing.exact import MAX_QUOTA
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -89,7 +90,7 @@ class Accounts:
     def adjust_user(self, user_id: int, quota: int, adjust_id: str, *, note: str = "") -> tuple[UserRow, bool]:
         """Correct a user's quota up or down, once per `adjust_id`. Raises as top_up does."""
         check_int("user_id", user_id, 1)
-        check_int("quota", quota, -(2**53))
+        check_int("quota", quota, -MAX_QUOTA)
         _check_own_id("adjust_id", adjust_id)
         check_text("note", note, 2000)
         return self._user_change(
@@ -175,7 +176,7 @@ class Accounts:
     def adjust_token(self, token_id: int, quota: int, adjust_id: str, *, note: str = "") -> tuple[TokenRow, bool]:
         """Correct a token's quota up or down, once per `adjust_id`. Raises as top_up does."""
         check_int("token_id", token_id, 1)
-        check_int("quota", quota, -(2**53))
+        check_int("quota", quota, -MAX_QUOTA)
         _check_own_id("adjust_id", adjust_id)
         return self._token_change(
             token_id, InLedger(Ledger.adjust_token, token_id, quota, adjust_id, note=note), lambda done: done[0]

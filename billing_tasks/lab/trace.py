@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from billing_tasks.lab.replay.problems import BadTrace
-from billing_tasks.model.consume_log import MAX_TOKENS
 from billing_tasks.model.ids import shorten
+from billing_tasks.pricing import MAX_TOKENS
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 

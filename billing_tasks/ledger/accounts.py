@@ -18,9 +18,7 @@ from billing_tasks.ledger.models import Base, Channel, Token, User, versions
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import ChannelRow
 from billing_tasks.model.account import TokenRow, UserRow
-
-#: Redis keeps copies of balances, and its scripts are exact up to here only.
-LARGEST_QUOTA: Final = 2**53
+from billing_tasks.pricing.exact import MAX_QUOTA
 
 UserStatus = Literal["enabled", "disabled"]
 TokenStatus = Literal["enabled", "disabled", "deleted"]
@@ -165,7 +163,7 @@ def lock_token(connection: sa.Connection, token_id: int) -> TokenRow:
 
 def check_quota(quota: int, *, lowest: int) -> None:
     """Raises InvalidRequest unless lowest <= quota <= 2^53."""
-    if isinstance(quota, bool) or not isinstance(quota, int) or not lowest <= quota <= LARGEST_QUOTA:
+    if isinstance(quota, bool) or not isinstance(quota, int) or not lowest <= quota <= MAX_QUOTA:
         raise InvalidRequest(f"quota must be an integer from {lowest} to 2^53, got {quota!r}.")
 
 

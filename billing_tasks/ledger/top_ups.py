@@ -9,10 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from billing_tasks.errors import IdempotencyConflict, InvalidRequest
 from billing_tasks.ledger import columns
-from billing_tasks.ledger.accounts import LARGEST_QUOTA, check_quota, lock_token, lock_user
+from billing_tasks.ledger.accounts import check_quota, lock_token, lock_user
 from billing_tasks.ledger.models import Entry, Token, TopUp, User, versions
 from billing_tasks.ledger.part import Part
 from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.pricing.exact import MAX_QUOTA
 
 
 class TopUps(Part):
@@ -145,7 +146,7 @@ def _new_entry_id(connection: sa.Connection) -> UUID:
 
 
 def _check_change(quota: int) -> None:
-    check_quota(quota, lowest=-LARGEST_QUOTA)
+    check_quota(quota, lowest=-MAX_QUOTA)
     if quota == 0:
         raise InvalidRequest("A correction by 0 changes nothing; give a signed quota.")
 

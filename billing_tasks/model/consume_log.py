@@ -18,13 +18,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.fingerprint import consume_fingerprint
 from billing_tasks.model.ids import check_request_id, shorten
+from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS
 
-#: Largest amount of quota: exact in Redis, Lua and JSON alike.
-MAX_QUOTA = 2**53
 #: The last moment of the year 9999, in milliseconds since 1970: later ones are no dates to Python.
 MAX_MOMENT_MS = 253_402_300_799_999
-#: Far beyond any model's context; below what could overflow a sum.
-MAX_TOKENS = 2**40
 #: The upstream's usage detail, encoded.
 MAX_USAGE_BYTES = 4096
 #: Lists and objects in it: nested deeper than a decoder's stack, one event would block its outbox.

@@ -6,8 +6,8 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.model.consume_log import MAX_QUOTA
 from billing_tasks.model.ids import shorten
+from billing_tasks.pricing.exact import MAX_QUOTA
 
 
 def check_int(name: str, value: object, low: int, high: int = MAX_QUOTA) -> int:
