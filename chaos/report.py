@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from billing_tasks.flows.audit import verify
+from billing_tasks.flows.audit.answers import Report
 from chaos.books import Books
 from chaos.faults import (
     KILLS,
@@ -57,7 +57,7 @@ class ChaosReport:
     stories: Stories
     books: Books
     verdict: Verdict
-    verified: verify.Report
+    verified: Report
     settled: Settled
     processes: dict[str, ProcessReport]
     silent_workers: list[str]

@@ -17,8 +17,7 @@ from billing_tasks.admin.paging import Listing, Page, RowNumber
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.effects import InLedger
-from billing_tasks.ledger.accounts import Keep
-from billing_tasks.ledger.rows import ChannelRow, EntryRow
+from billing_tasks.ledger.rows import ChannelRow, EntryRow, Keep
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.validation import check_int, check_text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from billing_tasks.flows.audit import reconcile, verify
+from billing_tasks.flows.audit.answers import Report
 from billing_tasks.holds.repairs import Repair
 from billing_tasks.runtime import Runtime
 
@@ -13,10 +14,10 @@ from billing_tasks.runtime import Runtime
 class Reconciled:
     """What was off, what could be done about it, what was done, and what is off still."""
 
-    before: verify.Report
+    before: Report
     repairs: list[Repair]  # what may be made without asking anybody
     repaired: list[Repair]  # those that changed something
-    after: verify.Report  # the same as `before` if nothing was changed
+    after: Report  # the same as `before` if nothing was changed
 
     def as_dict(self) -> dict[str, object]:
         """For machines: the report after, and the repairs in words."""
@@ -33,7 +34,7 @@ class Audit:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def verify(self, *, sums: bool = True) -> verify.Report:
+    def verify(self, *, sums: bool = True) -> Report:
         """Check the guarantees. `sums=False` leaves out what reads the whole ledger."""
         return verify.check(holds=self._runtime.holds, ledger=self._runtime.ledger, sums=sums)
 

@@ -16,9 +16,7 @@ from billing_tasks.errors import BillingError, InvalidRequest, Unavailable
 from billing_tasks.flows.dead_letters import preview as previewing
 from billing_tasks.flows.dead_letters import resolve, select
 from billing_tasks.flows.dead_letters import retry as retrying
-from billing_tasks.flows.dead_letters.preview import Preview, Previews
-from billing_tasks.flows.dead_letters.retry import Attempted, Sent
-from billing_tasks.flows.dead_letters.select import Selected
+from billing_tasks.flows.dead_letters.answers import Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState, HistoryEntry
 from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_text

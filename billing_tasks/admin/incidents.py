@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing_tasks.admin.paging import Listing, Page, RowNumber
 from billing_tasks.ledger.rows import Incident
 from billing_tasks.model.validation import check_int
-from billing_tasks.runtime import Runtime
+
+if TYPE_CHECKING:
+    from billing_tasks.runtime import Runtime
 
 #: Incidents of one kind that were noticed within this time are of one cause.
 TOGETHER: Final = timedelta(seconds=60)

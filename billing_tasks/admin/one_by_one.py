@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from billing_tasks.errors import BillingError, InvalidRequest, Unavailable
-from billing_tasks.flows.dead_letters.preview import Preview
-from billing_tasks.flows.dead_letters.retry import Attempted
+from billing_tasks.flows.dead_letters.answers import Attempted, Preview
 from billing_tasks.ledger.rows import DeadLetter
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from billing_tasks.errors import BillingError
-from billing_tasks.flows.audit.backlog import Watched, watch
-from billing_tasks.ledger.comparisons import Missing
-from billing_tasks.ledger.rows import DeadLetterState, Incident
+from billing_tasks.flows.audit.answers import Watched
+from billing_tasks.flows.audit.backlog import watch
+from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing
 from billing_tasks.runtime import Runtime
 
 #: So many of the last incidents are part of a status.

@@ -1,14 +1,9 @@
-"""What the operator's API takes and answers with, in one place for those who present it."""
+"""What the operator's API takes and answers with, in one place for those who present it. Loads no server's library."""
 
-from billing_tasks.flows.audit.backlog import Watched
-from billing_tasks.flows.audit.verify import GUARANTEES, Finding, Report
-from billing_tasks.flows.dead_letters.preview import Preview, Previews
-from billing_tasks.flows.dead_letters.record import FOR_EVER, event_of
-from billing_tasks.flows.dead_letters.retry import Attempted, Sent
-from billing_tasks.flows.dead_letters.select import Selected, filter_from
-from billing_tasks.holds.repairs import Repair
-from billing_tasks.ledger.accounts import Keep
-from billing_tasks.ledger.comparisons import Missing
+from billing_tasks.admin.one_by_one import NOT_FOUND, Result
+from billing_tasks.admin.paging import Page
+from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, Watched
+from billing_tasks.flows.dead_letters.answers import FOR_EVER, Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import (
     OPEN,
     ChannelRow,
@@ -20,11 +15,14 @@ from billing_tasks.ledger.rows import (
     HistoryEntry,
     HistoryKind,
     Incident,
+    Keep,
+    Missing,
 )
 
 __all__ = [
     "FOR_EVER",
     "GUARANTEES",
+    "NOT_FOUND",
     "OPEN",
     "Attempted",
     "ChannelRow",
@@ -39,13 +37,12 @@ __all__ = [
     "Incident",
     "Keep",
     "Missing",
+    "Page",
     "Preview",
     "Previews",
-    "Repair",
     "Report",
+    "Result",
     "Selected",
     "Sent",
     "Watched",
-    "event_of",
-    "filter_from",
 ]

@@ -20,11 +20,10 @@ from billing_tasks.admin.types import (
     HistoryEntry,
     HistoryKind,
     Preview,
-    event_of,
 )
 from billing_tasks.cli.show import command, console, table
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.model.events import Kind
+from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import PostOutcome
 
 #: Of a payload; `--json` has all of it.
@@ -78,11 +77,17 @@ def _until(at: datetime | None) -> str:
     return f"in {seconds} s" if seconds < 120 else f"in {seconds // 60} min"
 
 
+def _event_of(dead_letter: DeadLetter) -> Event:
+    from billing_tasks.admin.reading import event_of
+
+    return event_of(dead_letter)
+
+
 def headline(dead_letter: DeadLetter) -> str:
     """What it is, in one sentence."""
     user = "" if dead_letter.user_id is None else f" of user {dead_letter.user_id}"
     try:
-        event = event_of(dead_letter)
+        event = _event_of(dead_letter)
     except InvalidRequest:
         return f"{dead_letter.kind} for request {dead_letter.request_id}{user}"
     amount = "all that is left" if event.whole else f"{event.quota:,} quota"
@@ -168,7 +173,7 @@ def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[
 
 def _refund_less(dead_letter: DeadLetter, left: int) -> tuple[str, str]:
     """How to refund what is left of the charge instead."""
-    event = event_of(dead_letter)
+    event = _event_of(dead_letter)
     own_id = shlex.quote(f"{event.refund_id}-less")
     less = f"{command()} refund {event.user_id} {event.request_id} --id {own_id} --quota {left} --comment '…'"
     return less, f"if what is left, {left:,}, is to go back instead"
@@ -177,7 +182,7 @@ def _refund_less(dead_letter: DeadLetter, left: int) -> tuple[str, str]:
 def _create(dead_letter: DeadLetter, outcome: str) -> list[tuple[str, str]]:
     """How to make the account that is missing."""
     try:
-        event = event_of(dead_letter)
+        event = _event_of(dead_letter)
     except InvalidRequest:
         return []
     if outcome == PostOutcome.UNKNOWN_USER:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from billing_tasks.flows.audit import verify
+from billing_tasks.flows.audit.answers import Report
 from billing_tasks.lab.flower import FlowerSeen, ask_flower
 from billing_tasks.lab.parts import Part, celery_parts
 from billing_tasks.lab.replay.options import Options
@@ -36,7 +37,7 @@ class DemoReport:
     """What was run and what came of it."""
 
     replay: ReplayReport
-    verified: verify.Report
+    verified: Report
     verify_seconds: float
     flower: FlowerSeen | None
 

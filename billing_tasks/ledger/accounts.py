@@ -5,7 +5,6 @@ Each method is one transaction and returns the account as it is afterwards.
 
 from __future__ import annotations
 
-import enum
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -16,19 +15,12 @@ from billing_tasks.ledger import columns
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.models import Base, Channel, Token, User, versions
 from billing_tasks.ledger.part import Part
-from billing_tasks.ledger.rows import ChannelRow
+from billing_tasks.ledger.rows import ChannelRow, Keep
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.pricing.exact import MAX_QUOTA
 
 UserStatus = Literal["enabled", "disabled"]
 TokenStatus = Literal["enabled", "disabled", "deleted"]
-
-
-class Keep(enum.Enum):
-    """Says "as it is" where None has a meaning of its own."""
-
-    AS_IT_IS = enum.auto()
-
 
 _PAST_GIVEN_IDS: Final = {
     table: sa.text(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from billing_tasks.ledger.models import Token, User
 from billing_tasks.ledger.part import Part
+from billing_tasks.ledger.rows import Missing
 
 #: Ids per statement.
 _PAGE: Final = 5000
@@ -32,14 +33,6 @@ class Totals:
     users: int
     tokens: int
     entries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What the incidents add up to."""
-
-    incidents: int
-    events: int  # at least so many were lost
 
 
 class Comparisons(Part):

@@ -1,14 +1,20 @@
-"""What the ledger answers beside accounts: channels, entries, dead letters, incidents, violations."""
+"""What the ledger takes and answers beside accounts: channels, entries, dead letters, incidents, violations."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, TypedDict
 
 from billing_tasks.model.posting import PostOutcome
+
+
+class Keep(Enum):
+    """Says "as it is" where None has a meaning of its own."""
+
+    AS_IT_IS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +231,14 @@ class Incident:
     events_at_most: int | None = None
     unseen_from: datetime | None = None
     unseen_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What the incidents add up to."""
+
+    incidents: int
+    events: int  # at least so many were lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Task
 
 from billing_tasks.admin import Admin
-from billing_tasks.admin.types import filter_from
+from billing_tasks.admin.reading import filter_from
 from billing_tasks.broker import names
 from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.requests import expire, intake

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from billing_tasks.flows.audit.answers import Watched
 from billing_tasks.holds.commands import Commands, together
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """All shards together; `oldest_ms` is how long the oldest event has waited."""
-
-    backlog: int
-    open_holds: int
-    oldest_ms: int
-    longest_shard: int  # the shard with most events
 
 
 async def watch(*, commands: Commands) -> Watched:

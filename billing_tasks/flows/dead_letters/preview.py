@@ -6,11 +6,9 @@ what it knows about the request makes the sentence.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
-
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.flows.dead_letters.record import FOR_EVER, WHY, event_of, reason_of
+from billing_tasks.flows.dead_letters.answers import WHY, Preview, Previews
+from billing_tasks.flows.dead_letters.record import event_of, reason_of
 from billing_tasks.flows.dead_letters.select import excluded_reasons, select_dead_letters
 from billing_tasks.flows.effects import InLedger
 from billing_tasks.holds.commands import Commands
@@ -18,52 +16,6 @@ from billing_tasks.ledger.rows import DeadLetterFilter, DeadLetterState, Request
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import PostOutcome
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What a retry would find."""
-
-    dead_letter: int
-    request_id: str
-    kind: str
-    would: str  # posted, duplicate, the code of a refusal, or `already resolved`, `already discarded`
-    message: str  # the same as a sentence
-    left: int | None = None  # of the charge, what refunds have not given back; None: there is no charge
-
-    @property
-    def books(self) -> bool:
-        """True if the dead letter would be settled by a retry now."""
-        return self.would in (PostOutcome.POSTED, PostOutcome.DUPLICATE)
-
-    @property
-    def for_ever(self) -> bool:
-        """True if it would be refused, and again the next time."""
-        return self.would in FOR_EVER
-
-    def as_dict(self) -> dict[str, object]:
-        """What Flower and --json show."""
-        fields = asdict(self)
-        return {("says" if name == "message" else name): value for name, value in fields.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Previews:
-    """What a retry of many dead letters would find."""
-
-    dead_letters: list[Preview]
-    more: bool  # others match, too
-    left_out: dict[str, int]  # refused for ever: how many, by reason
-
-    def as_dict(self) -> dict[str, object]:
-        """What Flower shows: how many of each outcome, and the first 20 dead letters."""
-        return {
-            "dry_run": True,
-            "would": dict(Counter(dead_letter.would for dead_letter in self.dead_letters)),
-            "letters": [dead_letter.as_dict() for dead_letter in self.dead_letters[:20]],
-            "more": self.more,
-            "left_out": self.left_out,
-        }
 
 
 async def preview_all(*, limit: int, commands: Commands, wanted: DeadLetterFilter) -> Previews:

@@ -14,7 +14,8 @@ import msgspec
 
 from billing_tasks.broker import decode
 from billing_tasks.broker.names import CONSUME, REFUND
-from billing_tasks.errors import BillingError, IdempotencyConflict, InvalidRequest
+from billing_tasks.errors import BillingError, InvalidRequest
+from billing_tasks.flows.dead_letters.answers import FOR_EVER, MALFORMED, WHY
 from billing_tasks.flows.effects import Enqueue, InLedger
 from billing_tasks.holds.replies import OutboxEntry
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
@@ -26,25 +27,6 @@ from billing_tasks.model.fingerprint import fingerprint
 from billing_tasks.model.ids import check_request_id
 from billing_tasks.model.posting import PostOutcome
 
-#: Why an event was not booked, for the person who reads the row.
-WHY = {
-    PostOutcome.CONFLICT: "The same request_id was booked before with another body; that one stands.",
-    PostOutcome.UNKNOWN_USER: "There is no such user.",
-    PostOutcome.UNKNOWN_TOKEN: "The user has no such token.",
-    PostOutcome.NO_CHARGE: "Nothing is charged under this request_id yet.",
-    PostOutcome.ABOVE_CHARGE: "The refunds would exceed the charge.",
-}
-MALFORMED = "malformed"
-#: Proven to be refused again unless a person changes something. Every other reason time may heal: the charge that
-#: a refund is for may be on its way, a server come back, a bug be repaired.
-FOR_EVER = frozenset(
-    {
-        *map(
-            str, (PostOutcome.CONFLICT, PostOutcome.UNKNOWN_USER, PostOutcome.UNKNOWN_TOKEN, PostOutcome.ABOVE_CHARGE)
-        ),
-        *(MALFORMED, InvalidRequest.code, IdempotencyConflict.code),
-    }
-)
 #: First and longest wait before an automatic retry; it doubles in between.
 FIRST_WAIT_SECONDS = 10
 LONGEST_WAIT_SECONDS = 3600

@@ -20,7 +20,8 @@ from billing_tasks.errors import (
     UserNotFound,
 )
 from billing_tasks.flows.account_cache import clock_of, push_accounts
-from billing_tasks.flows.dead_letters.record import FOR_EVER, WHY, event_of, reason_of, slow_lane, wait_before
+from billing_tasks.flows.dead_letters.answers import FOR_EVER, WHY, Attempted, Sent
+from billing_tasks.flows.dead_letters.record import event_of, reason_of, slow_lane, wait_before
 from billing_tasks.flows.dead_letters.select import count_left_out, excluded_reasons
 from billing_tasks.flows.effects import InLedger
 from billing_tasks.holds.commands import Commands
@@ -47,45 +48,6 @@ _SAYS = {
     PostOutcome.POSTED: "booked now",
     PostOutcome.DUPLICATE: "had been booked before, nothing charged again",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Attempted:
-    """What an attempt found: `posted`, `duplicate`, `already resolved` or `already discarded`."""
-
-    dead_letter: int
-    request_id: str
-    outcome: str
-    message: str
-
-    def as_dict(self) -> dict[str, object]:
-        """What Flower and --json show."""
-        return {
-            "dead_letter": self.dead_letter,
-            "request_id": self.request_id,
-            "outcome": self.outcome,
-            "says": self.message,  # results keep the names that programs read them by
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What was sent to the workers, and what was not and why."""
-
-    numbers: list[int]
-    request_ids: list[str]
-    left_out: dict[str, int]  # refused for ever: how many, by reason
-    not_sent: list[int]  # asked for, but: attempted by somebody at this moment, above the limit, or not open
-
-    def as_dict(self) -> dict[str, object]:
-        """What Flower shows."""
-        return {
-            "sent": len(self.numbers),
-            "numbers": self.numbers[:20],
-            "request_ids": self.request_ids[:20],
-            "left_out": self.left_out,
-            "not_sent": self.not_sent[:20],
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

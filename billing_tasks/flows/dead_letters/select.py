@@ -7,12 +7,11 @@ reason; how many those are is told, never passed over.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.flows.dead_letters.record import FOR_EVER
+from billing_tasks.flows.dead_letters.answers import FOR_EVER, Selected
 from billing_tasks.flows.effects import InLedger
 from billing_tasks.ledger.rows import OPEN, DeadLetterFilter
 from billing_tasks.ledger.store import Ledger
@@ -24,15 +23,6 @@ from billing_tasks.model.validation import check_int, check_list, check_moment, 
 _FILTERS = ("kind", "reason", "user_id", "request_ids", "refund_ids", "client_keys", "numbers", "since", "before")
 #: What is read from payloads is looked for value by value: so many refund_ids or client_keys at once.
 MOST_INSIDE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """Dead letters that were asked for."""
-
-    numbers: list[int]  # at most as many as asked for, oldest first
-    more: bool  # others match, too
-    left_out: dict[str, int]  # refused for ever: how many, by reason
 
 
 async def select_dead_letters(

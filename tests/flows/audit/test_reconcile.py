@@ -8,7 +8,7 @@ import pytest
 
 from billing_tasks import errors
 from billing_tasks.flows.audit import reconcile
-from billing_tasks.flows.audit.verify import Finding
+from billing_tasks.flows.audit.answers import Finding
 from billing_tasks.holds.repairs import ForgetAccount, RecountAccount
 from tests.conftest import Billing
 
