@@ -89,6 +89,7 @@ class AsyncAdmin(Twin[Admin]):
     """Admin's methods with `await`."""
 
     status = Awaited(Admin.status)
+    migrate = Awaited(Admin.migrate)
     maintain_partitions = Awaited(Admin.maintain_partitions)
 
     def __init__(self, runtime: Runtime) -> None:

@@ -1,0 +1,16 @@
+"""The schema, brought to this version. Loads Alembic; who does not migrate does not load this."""
+
+from __future__ import annotations
+
+from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.runtime import Runtime
+
+__all__ = ["migrate", "upgrade"]
+
+
+def migrate(runtime: Runtime) -> int:
+    """The database's schema, the ledger's months ahead, the layout of Redis. Returns how many months were made now."""
+    upgrade(runtime.settings.database_url)
+    created = runtime.ledger.maintain_partitions()
+    runtime.holds.check_layout(change=True)
+    return created
