@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from billing_tasks.admin.accounts import Accounts
 from billing_tasks.admin.types import Keep
 from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
+from billing_tasks.cli.process import admin
 from billing_tasks.cli.show import console, facts, print_json, table, usd
 from billing_tasks.model.account import TokenRow, UserRow
-from billing_tasks.runtime import runtime
 
 users = typer.Typer(help="Create, list, enable and disable users.", no_args_is_help=True)
 tokens = typer.Typer(help="Create, list and change the tokens of users.", no_args_is_help=True)
@@ -23,10 +22,6 @@ channels = typer.Typer(help="Create and list channels, the upstreams that usage 
 
 UserStatus = Literal["enabled", "disabled"]
 TokenStatus = Literal["enabled", "disabled", "deleted"]
-
-
-def _accounts() -> Accounts:
-    return Accounts(runtime())
 
 
 def _show_users(rows: list[UserRow], as_json: bool) -> None:
@@ -78,7 +73,7 @@ def create_user(
     as_json: AsJson = False,
 ) -> None:
     """Create a user; the opening balance is booked as an entry."""
-    _show_users([_accounts().create_user(user_id, quota=quota, group=group)], as_json)
+    _show_users([admin().accounts.create_user(user_id, quota=quota, group=group)], as_json)
 
 
 @users.command("list")
@@ -86,7 +81,7 @@ def list_users(
     after: Annotated[int, typer.Option(help="Only ids above this one.")] = 0, limit: Limit = 50, as_json: AsJson = False
 ) -> None:
     """List users by id."""
-    _show_users(_accounts().users(after_id=after, limit=limit), as_json)
+    _show_users(admin().accounts.users(after_id=after, limit=limit), as_json)
 
 
 @users.command("set")
@@ -97,7 +92,7 @@ def set_user(
     as_json: AsJson = False,
 ) -> None:
     """Change a user's status or group."""
-    _show_users([_accounts().set_user(user_id, status=status, group=group)], as_json)
+    _show_users([admin().accounts.set_user(user_id, status=status, group=group)], as_json)
 
 
 @tokens.command("create")
@@ -112,7 +107,9 @@ def create_token(
 ) -> None:
     """Create a token of a user."""
     until = None if expires is None else expires.replace(tzinfo=UTC)
-    made = _accounts().create_token(user_id, token_id, name=name, quota=quota, unlimited=unlimited, expires_at=until)
+    made = admin().accounts.create_token(
+        user_id, token_id, name=name, quota=quota, unlimited=unlimited, expires_at=until
+    )
     _show_tokens([made], as_json)
 
 
@@ -124,7 +121,7 @@ def list_tokens(
     as_json: AsJson = False,
 ) -> None:
     """List tokens by id."""
-    _show_tokens(_accounts().tokens(user_id, after_id=after, limit=limit), as_json)
+    _show_tokens(admin().accounts.tokens(user_id, after_id=after, limit=limit), as_json)
 
 
 @tokens.command("set")
@@ -138,7 +135,7 @@ def set_token(
     as_json: AsJson = False,
 ) -> None:
     """Change a token."""
-    accounts = _accounts()
+    accounts = admin().accounts
     until = Keep.AS_IT_IS if expires is None else expires.replace(tzinfo=UTC)
     row = accounts.set_token(token_id, status=status, unlimited=unlimited, name=name, expires_at=until)
     if quota is not None:
@@ -153,7 +150,7 @@ def create_channel(
     as_json: AsJson = False,
 ) -> None:
     """Create a channel. Usage of channels that were never created is counted just the same."""
-    row = _accounts().create_channel(channel_id, name=name)
+    row = admin().accounts.create_channel(channel_id, name=name)
     if as_json:
         print_json(asdict(row))
     else:
@@ -165,7 +162,7 @@ def list_channels(
     after: Annotated[int, typer.Option(help="Only ids above this one.")] = 0, limit: Limit = 50, as_json: AsJson = False
 ) -> None:
     """List channels by id, with the quota used through each."""
-    rows = _accounts().channels(after_id=after, limit=limit)
+    rows = admin().accounts.channels(after_id=after, limit=limit)
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -181,7 +178,7 @@ def top_up(
     as_json: AsJson = False,
 ) -> None:
     """Add quota to a user, once per id."""
-    row, new = _accounts().top_up(user_id, quota, top_up_id, note=note)
+    row, new = admin().accounts.top_up(user_id, quota, top_up_id, note=note)
     if as_json:
         print_json({"new": new, "user": msgspec.structs.asdict(row)})
         return
@@ -194,7 +191,7 @@ def top_up(
 
 def balance(user_id: UserId, as_json: AsJson = False) -> None:
     """What a user has, holds and owes, as PostgreSQL and Redis see it."""
-    seen = _accounts().balance(user_id)
+    seen = admin().accounts.balance(user_id)
     if as_json:
         print_json(asdict(seen))
         return

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import typer
 from rich.progress import track
 
-from billing_tasks.admin.one_by_one import NOT_FOUND, Result
-from billing_tasks.admin.types import Selected
+from billing_tasks.admin.types import NOT_FOUND, Result, Selected
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.show import command, err, print_json
 from billing_tasks.errors import Unavailable

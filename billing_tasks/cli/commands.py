@@ -44,7 +44,11 @@ COMMANDS: Final = {
         "operate:reconcile",
         "Compare Redis with PostgreSQL and the ledger with its sums; repair what is safe, which is Redis.",
     ),
-    "incidents": Listed("Operate", "incidents:incidents", ""),
+    "incidents": Listed(
+        "Operate",
+        "incidents:incidents",
+        "Signs that events of an outbox were lost or came back, newest first; those of one cause are one line.",
+    ),
     "metrics": Listed(
         "Operate",
         "metrics:metrics",

@@ -8,17 +8,15 @@ from typing import Annotated
 
 import typer
 
-from billing_tasks.admin import Admin
-from billing_tasks.admin.dead_letters import DeadLetters
 from billing_tasks.admin.types import OPEN, DeadLetterFilter, DeadLetterState, Selected
 from billing_tasks.cli import dead_letter_text as words
 from billing_tasks.cli.bulk import DISCARD, PREVIEW, REOPEN, RETRY, done, summary
 from billing_tasks.cli.dead_letter_text import say
 from billing_tasks.cli.options import AsJson, Cursor, Limit, Who, me
+from billing_tasks.cli.process import admin, runtime
 from billing_tasks.cli.show import console, print_json, tell_of_next
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.validation import check_moment
-from billing_tasks.runtime import runtime
 
 app = typer.Typer(help="What could not be booked: list, show, retry, discard, reopen.", no_args_is_help=True)
 
@@ -93,7 +91,7 @@ def list_dead_letters(
     wanted = _wanted(state, kind, user_id, request_ids, refund_ids, client_keys, reason, since, before)
     if not everything:
         wanted["states"] = wanted.get("states") or OPEN
-    page = _dead_letters().find(cursor=cursor, limit=limit, **wanted)
+    page = admin().dead_letters.find(cursor=cursor, limit=limit, **wanted)
     if as_json:
         print_json([row.as_dict() for row in page.rows])
     elif page.rows:
@@ -108,7 +106,7 @@ def list_dead_letters(
 @app.command()
 def show(number: Annotated[int, typer.Argument(show_default=False)], as_json: AsJson = False) -> None:
     """Everything about one: what it is, what happened, what a retry would do now, and what you can do."""
-    shown = _dead_letters().show(number)
+    shown = admin().dead_letters.show(number)
     if as_json:
         print_json(shown.as_dict())
         return
@@ -158,7 +156,7 @@ def retry(
     if dry_run:
         _preview(selected, as_json)
         return
-    results = _dead_letters().retry_many(selected.numbers, actor=me(actor), comment=comment)
+    results = admin().dead_letters.retry_many(selected.numbers, actor=me(actor), comment=comment)
     summary(done(results, selected, RETRY), selected, RETRY, as_json=as_json)
 
 
@@ -195,7 +193,7 @@ def discard(
         return
     if not numbers and selected.numbers and not yes:
         _confirm(selected)
-    results = _dead_letters().discard_many(selected.numbers, actor=me(actor), comment=comment)
+    results = admin().dead_letters.discard_many(selected.numbers, actor=me(actor), comment=comment)
     summary(done(results, selected, DISCARD), selected, DISCARD, as_json=as_json)
 
 
@@ -208,12 +206,8 @@ def reopen(
 ) -> None:
     """Take the decision to discard back: the dead letter waits for a person again, and can be retried."""
     selected = Selected(numbers, more=False, left_out={})
-    results = _dead_letters().reopen_many(numbers, actor=me(actor), comment=comment)
+    results = admin().dead_letters.reopen_many(numbers, actor=me(actor), comment=comment)
     summary(done(results, selected, REOPEN), selected, REOPEN, as_json=as_json)
-
-
-def _dead_letters() -> DeadLetters:
-    return Admin(runtime()).dead_letters
 
 
 def _select(
@@ -229,20 +223,20 @@ def _select(
     if not wanted:
         raise typer.BadParameter("Say which: numbers, filters like --kind or --reason, or --all.")
     try:
-        return _dead_letters().choose(limit=limit, for_retry=for_retry, **wanted)
+        return admin().dead_letters.choose(limit=limit, for_retry=for_retry, **wanted)
     except InvalidRequest as exc:
         raise typer.BadParameter(exc.message) from None
 
 
 def _preview(selected: Selected, as_json: bool) -> None:
-    results = _dead_letters().preview_many(selected.numbers)
+    results = admin().dead_letters.preview_many(selected.numbers)
     summary(done(results, selected, PREVIEW), selected, PREVIEW, as_json=as_json)
 
 
 def _confirm(selected: Selected) -> None:
     """Ask on a terminal; anywhere else --yes is the answer."""
     numbers = selected.numbers
-    reasons = _dead_letters().count_reasons(numbers[:10_000])
+    reasons = admin().dead_letters.count_reasons(numbers[:10_000])
     named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"This discards {len(numbers):,} dead letters ({named}); say --yes.")

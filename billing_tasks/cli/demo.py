@@ -66,11 +66,11 @@ def demo(
 
     Exit 0 only if every request of the trace ended exactly once and every guarantee holds.
     """
+    from billing_tasks.admin.schema import upgrade
     from billing_tasks.lab.demo import demo_parts, run_demo
     from billing_tasks.lab.replay.options import Options, parse_mix
     from billing_tasks.lab.replay.report import check_export
     from billing_tasks.lab.stack import Stack
-    from billing_tasks.ledger.migrations import upgrade
 
     began = time.monotonic()
     options = Options(

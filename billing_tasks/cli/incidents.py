@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from billing_tasks.admin import Admin
 from billing_tasks.admin.incidents import Cause, grouped, worth_a_look
 from billing_tasks.admin.types import Incident
 from billing_tasks.cli.options import AsJson, Cursor, Limit
+from billing_tasks.cli.process import admin
 from billing_tasks.cli.show import console, print_json, table, tell_of_next
-from billing_tasks.runtime import runtime
 
 #: More shards than this are counted, not named.
 MANY_SHARDS = 6
@@ -26,7 +25,7 @@ def incidents(
     as_json: AsJson = False,
 ) -> None:
     """Signs that events of an outbox were lost or came back, newest first; those of one cause are one line."""
-    page = Admin(runtime()).incidents.find(shard=shard, cursor=cursor, limit=limit)
+    page = admin().incidents.find(shard=shard, cursor=cursor, limit=limit)
     if as_json:
         print_json([asdict(incident) for incident in page.rows])
     elif page.rows:

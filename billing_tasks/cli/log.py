@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
-from billing_tasks.admin import Admin, Page
-from billing_tasks.admin.types import EntryRow
+from billing_tasks.admin.types import EntryRow, Page
 from billing_tasks.cli.options import AsJson, Cursor, Limit
+from billing_tasks.cli.process import admin
 from billing_tasks.cli.show import console, print_json, table, tell_of_next
 from billing_tasks.model.validation import check_moment
-from billing_tasks.runtime import runtime
 
 
 def log(
@@ -37,7 +36,7 @@ def log(
 
     With --request alone: all that was booked for it, oldest first.
     """
-    entries = Admin(runtime()).entries
+    entries = admin().entries
     if request_id is not None and not any((user_id, token_id, client_key, kinds, since, before, cursor)):
         page = Page(entries.of_request(request_id), None)
     else:

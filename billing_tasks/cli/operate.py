@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from billing_tasks.admin import Admin
 from billing_tasks.admin.incidents import worth_a_look
-from billing_tasks.admin.status import Status
 from billing_tasks.admin.types import GUARANTEES, Report
 from billing_tasks.cli import incidents as telling
 from billing_tasks.cli.options import AsJson
+from billing_tasks.cli.process import admin, runtime
 from billing_tasks.cli.show import command, console, err, facts, print_json, table
-from billing_tasks.ledger.migrations import upgrade
-from billing_tasks.runtime import runtime
-from billing_tasks.settings import redact
+
+if TYPE_CHECKING:
+    from billing_tasks.admin.status import Status
 
 
 def status(as_json: AsJson = False) -> None:
     """Backlog and its age, open holds, dead letters, workers. Exit 1 if a server is away."""
-    seen = Admin(runtime()).status()
+    seen = admin().status()
     if as_json:
         print_json(seen.as_dict())
     else:
@@ -31,6 +30,8 @@ def status(as_json: AsJson = False) -> None:
 
 
 def _show_status(seen: Status) -> None:
+    from billing_tasks.settings import redact
+
     settings = runtime().settings
     lines: list[tuple[str, object]] = [
         ("Redis", redact(settings.cache_url)),
@@ -57,7 +58,7 @@ def _show_status(seen: Status) -> None:
 def verify(as_json: AsJson = False) -> None:
     """Check the guarantees over Redis and PostgreSQL. Exit 1 and a table of what is off, if anything is."""
     began = time.monotonic()
-    report = Admin(runtime()).audit.verify()
+    report = admin().audit.verify()
     if as_json:
         print_json(report.as_dict())
     else:
@@ -103,7 +104,7 @@ def reconcile(
     The ledger is never touched. Exit 1 if something is off that a person has to look at, or was not repaired.
     """
     began = time.monotonic()
-    done = Admin(runtime()).audit.reconcile(repair=repair)
+    done = admin().audit.reconcile(repair=repair)
     if as_json:
         print_json(done.as_dict())
     else:
@@ -118,11 +119,10 @@ def reconcile(
 
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database to this version's schema. Safe to repeat, safe to run from several machines."""
-    settings = runtime().settings
-    upgrade(settings.database_url)
-    created = Admin(runtime()).maintain_partitions()
-    runtime().holds.check_layout(change=True)
+    from billing_tasks.settings import redact
+
+    created = admin().migrate()
     if as_json:
         print_json({"migrated": True, "partitions_created": created})
     else:
-        console.print(f"The schema in {redact(settings.database_url)} is up to date.")
+        console.print(f"The schema in {redact(runtime().settings.database_url)} is up to date.")

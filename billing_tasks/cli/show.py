@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich import box
@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from billing_tasks.admin.paging import Page
 from billing_tasks.errors import BillingError
+
+if TYPE_CHECKING:
+    from billing_tasks.admin.types import Page
 
 #: Where nobody sees a terminal (CI, a pipe), lines are cut for a wide page rather than for 80 columns.
 WIDTH_OF_A_LOG = 140

@@ -54,9 +54,9 @@ def up(
 
     Opens no port but Flower's, on 127.0.0.1. The data stays in the state folder.
     """
+    from billing_tasks.admin.schema import upgrade
     from billing_tasks.lab.parts import celery_parts
     from billing_tasks.lab.stack import Stack
-    from billing_tasks.ledger.migrations import upgrade
 
     stack = Stack(
         state_dir,
