@@ -7,7 +7,7 @@ crash in the middle of many leaves the rest as they were; the same call again do
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Unpack
 
 from billing_tasks.admin.one_by_one import Result, attempted, one_by_one, previewed
@@ -45,7 +45,7 @@ class Shown:
         would = unknown if self.retry_now is None else self.retry_now.as_dict()
         return {
             **self.dead_letter.as_dict(),
-            "history": [asdict(event) for event in self.history],
+            "history": [event.as_dict() for event in self.history],
             "retry_now": would,
         }
 

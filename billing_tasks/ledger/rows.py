@@ -145,8 +145,9 @@ class DeadLetter:
         return self.state in OPEN
 
     def as_dict(self) -> dict[str, object]:
-        """For machines: the payload as text, bytes that are none written out."""
-        return {**asdict(self), "payload": self.payload.decode("utf-8", "backslashreplace")}
+        """For machines, by the names of the columns: the payload as text, bytes that are none written out."""
+        payload = self.payload.decode("utf-8", "backslashreplace")
+        return _as_columns({**asdict(self), "payload": payload})
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,18 @@ class HistoryEntry:
     reason: str  # a code
     error: str  # a sentence
     attempt: int | None
+
+    def as_dict(self) -> dict[str, object]:
+        """For machines, by the names of the columns."""
+        return _as_columns(asdict(self))
+
+
+#: field -> column. Columns, messages and JSON keep the names that programs read them by.
+_COLUMNS = {"actor": "who", "comment": "why", "handled_comment": "handled_why"}
+
+
+def _as_columns(fields: dict[str, object]) -> dict[str, object]:
+    return {_COLUMNS.get(name, name): value for name, value in fields.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

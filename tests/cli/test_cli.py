@@ -155,7 +155,7 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(run: Run, billing: 
 
     run("dead-letters", "discard", second, "--comment", "asked for twice", "--actor", "ann")
     shown = as_json(run("dead-letters", "show", second, "--json"))
-    assert (shown["state"], shown["handled_by"], shown["handled_comment"]) == ("discarded", "ann", "asked for twice")
+    assert (shown["state"], shown["handled_by"], shown["handled_why"]) == ("discarded", "ann", "asked for twice")
 
     log = {"user_id": payer[0], "token_id": payer[1], "channel_id": 3, "quota": 50, "request_id": request_id}
     from billing_tasks import ConsumeLog
