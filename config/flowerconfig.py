@@ -1,6 +1,6 @@
 """Flower for production: `celery -A billing_tasks flower --conf=config/flowerconfig.py`.
 
-Whoever may use Flower may start tasks, and tasks move money: treat it like a root
+A person who may use Flower may start tasks, and tasks move money: treat it like a root
 console. It asks for a password (FLOWER_BASIC_AUTH=user:password), listens on
 loopback unless told otherwise, and a second instance with FLOWER_READ_ONLY=1 is
 for people who only look. `/metrics` and `/healthcheck` answer without a password:

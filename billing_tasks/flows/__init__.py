@@ -1,17 +1,19 @@
-"""Flows: one story each, and no flow imports another.
+"""Flows: what happens to a request, one story per file.
 
-A flow is a generator. It yields what it wants done (a command for Redis, a call
-of the ledger, a ring of the doorbell) and gets the answer sent back, so that the
-same story runs sync, under asyncio, and step by step under a simulator.
+A flow is a coroutine that awaits effects (effects.py, holds/commands) and other flows, and nothing else. Its runner
+performs each effect and sends the answer back, so that the same story runs in threads, under asyncio, and step by step
+in the tests.
 
-reserve.py  open a hold                    refund.py     give back a hold or a charge
-consume.py  close it, file what was used   expire.py     release what nobody came back for
-settle.py   book the outbox                retry.py      dead letters, once more
-rehearse.py what a retry would do           decide.py    a person discards or reopens a dead letter
-renew.py   keep a hold open               ring.py      outboxes that nobody drains
-balance.py what a user has available      watch.py     how much waits
-verify.py  the guarantees as code
+requests/      reserve, renew, consume, release, refund, expire, balance; without_redis: what Redis can't take;
+               intake: messages of other programs
+settlement/    settle: book an outbox; ring: call workers for outboxes that none drains
+dead_letters/  record, select, preview, retry, resolve
+audit/         verify: the guarantees as code; reconcile: repairs in Redis; backlog: how much waits
 
-Shared: effects.py (what a flow may ask for), copies.py (accounts into Redis),
-dead letters.py (dead letters), choosing.py (which of them), releases.py (the event that a hold ended unused).
+`answers.py` in the last two is what they answer with, as data that loads no server's library.
+
+account_cache.py   accounts from PostgreSQL into Redis
+effects.py         what a flow may await beside commands for Redis
+
+A folder imports no other one but dead_letters, where what can't be booked is kept (the layers are in pyproject.toml).
 """

@@ -1,7 +1,10 @@
-"""The ledger: everything PostgreSQL knows. Only this package speaks SQL.
+"""The ledger: everything PostgreSQL knows. No other room speaks SQL.
 
-`store.py` has the Ledger, made of the parts in the files beside it; `sql/` the functions
-that run inside PostgreSQL; `migrations/` the way from an empty database to the tables.
+store.py        the Ledger, made of the parts in the files beside it: posting, accounts, top_ups, reads, dead_letters,
+                dead_letter_attempts, outboxes, partitions, invariants, comparisons
+database.py     transactions, and their retries
+models.py       the tables as SQLAlchemy knows them; rows.py and columns.py what is made of their rows
+migrations/     from what is there to today's schema; each revision has its SQL in a folder of its name
 
-Nothing is imported here: who reads `rows` or books with the Ledger needs no Alembic.
+Nothing is imported here: a process that reads `rows` or books with the Ledger needs no Alembic.
 """

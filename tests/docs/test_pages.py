@@ -16,6 +16,8 @@ from tests.docs.conftest import PAGES, ROOT, Block, Run, blocks, prose
 
 #: Pages whose Python a reader types in, one block after the other.
 TUTORIALS = [ROOT / "README.md", ROOT / "docs" / "getting-started.md"]
+#: Marks of blocks that are lines of another file; tests/acceptance/test_worked_example.py puts them there.
+FRAGMENTS = {"field", "field-test"}
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
@@ -35,7 +37,7 @@ def test_the_python_of_a_tutorial_runs(page: Path, billing: Billing, run_python:
 @every_page
 def test_every_python_block_compiles(page: Path) -> None:
     for block in blocks(page):
-        if block.language == "python":
+        if block.language == "python" and not FRAGMENTS.intersection(block.flags):
             compile(block.body, f"{page.name}:{block.line}", "exec", flags=0x2000)  # 0x2000: await at top level
 
 
@@ -118,19 +120,26 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_test_and_file_that_is_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     missing = []
-    for path, name in re.findall(r"`(?:tests/)?(\w+/test_\w+\.py)(?:::(\w+))?", text):
+    for path, name in re.findall(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)(?:::(\w+))?", text):
         file = ROOT / "tests" / path
         if not file.exists() or (name and f"def {name}(" not in file.read_text(encoding="utf-8")):
             missing.append(f"{path}::{name}")
-    missing += [
-        name
-        for name in re.findall(r"`((?:examples|config|billing_tasks)/[\w./]+\.\w+)`", text)
-        if not (ROOT / name).exists()
-    ]
-    for name in re.findall(r"`((?:flows|holds|ledger|pricing)/(?!test_)[\w/]+\.(?:py|sql|lua))`", text):
-        if not (ROOT / "billing_tasks" / name).exists():
+    for name in re.findall(r"`((?:\w+/)+(?!test_)[\w.]+\.(?:md|py|sql|lua|conf|toml))`", text):
+        beside = (ROOT, ROOT / "billing_tasks", ROOT / "tests", page.parent)
+        if page.name != "CHANGELOG.md" and not any((folder / name).exists() for folder in beside):
             missing.append(name)
     assert missing == []
+
+
+#: Who is meant has a name: the gateway, the worker, the operator, another program.
+UNNAMED = re.compile(r"\b(?:(?:no|some|any|every)(?:body| ?one)|whoever|how-manieth)\b", re.IGNORECASE)
+
+
+@every_page
+def test_a_page_names_who_does_what(page: Path) -> None:
+    # What is quoted, and where a link leads, keeps its name.
+    quoted = re.compile(r"`[^`]*`|]\([^)]*\)")
+    assert [line for line in prose(page).splitlines() if UNNAMED.search(quoted.sub("", line))] == []
 
 
 def test_make_targets_that_are_named_exist() -> None:
