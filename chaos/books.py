@@ -167,7 +167,7 @@ def _read_redis(client: Any, settings: Settings, books: Books, first_user_id: in
     epochs: dict[str, str] = {}
     now_s, now_us = client.time()
     now_ms = now_s * 1000 + now_us // 1000
-    for key in sorted(client.scan_iter(f"{settings.key_prefix}:{{s*", count=1000)):
+    for key in sorted(client.scan_iter(f"{settings.key_prefix}:{{*", count=1000)):
         shard, _, rest = key.decode().partition("}:")
         which, _, name = rest.partition(":")
         if which == "hold":

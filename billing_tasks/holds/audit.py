@@ -125,14 +125,14 @@ def _scan(
     store: HoldStore, seen: Snapshot, due: set[str], holds: Counter[tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], CachedAccount]:
     pattern = re.compile(
-        re.escape(store.commands.keys.prefix) + r":\{(s\d+)\}:(hold(?=:.)|(?:user|token)(?=:\d+$)):(.+)"
+        re.escape(store.commands.keys.prefix) + r":\{([st]\d+)\}:(hold(?=:.)|(?:user|token)(?=:\d+$)):(.+)"
     )
     shard_of_tag = {tag: shard for shard, tag in enumerate(store.commands.keys.tags)}
     accounts: dict[tuple[str, int, int], CachedAccount] = {}
     cursor = 0
     while True:
         cursor_raw, names = store.send(
-            _raw("SCAN", cursor, "MATCH", f"{store.commands.keys.prefix}:{{s*", "COUNT", PAGE)
+            _raw("SCAN", cursor, "MATCH", f"{store.commands.keys.prefix}:{{*", "COUNT", PAGE)
         )
         found = [
             (name, match) for name in names if (match := pattern.fullmatch(name.decode())) and match[1] in shard_of_tag

@@ -22,6 +22,8 @@ class Keys:
     def __init__(self, prefix: str, shards: int, tags: Tags = "spread") -> None:
         self.prefix = prefix
         self.shards = shards
+        #: True for keys that release 0.1.0 shares: its gateways and workers may be at work beside ours.
+        self.shared_with_0_1_0 = tags == "numbered"
         self.tags = spread_tags(shards) if tags == "spread" else _numbered_tags(shards)
         #: What Redis notes of it.
         self.layout_name = str(shards) + next(note for note, chosen in _NOTES.items() if chosen == tags)
@@ -94,7 +96,7 @@ def spread_tags(shards: int) -> list[str]:
     """
     tags: dict[int, str] = {}
     for number in count():
-        tag = f"s{number}"
+        tag = f"t{number}"  # not s: no shard's keys are to be those of another one of 0.1.0
         at, within = divmod((crc_hqx(tag.encode(), 0) % _SLOTS) * shards * 4, _SLOTS * 4)
         if _SLOTS <= within < 3 * _SLOTS:
             tags.setdefault(at, tag)

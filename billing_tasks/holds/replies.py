@@ -9,8 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from billing_tasks.errors import InvalidRequest
 from billing_tasks.holds import outcomes
-from billing_tasks.model.events import Kind
+from billing_tasks.model import events
+from billing_tasks.model.events import Event, Kind
 
 R = TypeVar("R")
 
@@ -98,6 +100,24 @@ class OutboxEntry(msgspec.Struct, frozen=True, gc=False):
     def seq(self) -> int:
         """Its number in that epoch; numbers have no gaps."""
         return int(self.entry_id.split("-")[1])
+
+    def read(self) -> Event:
+        """Header and payload as one event. Raises msgspec.DecodeError, UnicodeDecodeError, RecursionError or
+        InvalidRequest if they are none."""
+        if not self.request_id.isascii():
+            raise InvalidRequest("the outbox entry names a request by more than ASCII, as no script of ours does")
+        event = events.decode(self.payload)
+        events.complete(
+            event,
+            kind=self.kind,
+            request_id=self.request_id,
+            user_id=self.user_id,
+            token_id=self.token_id,
+            weight=self.weight,
+            held=self.held,
+            filed_ms=self.filed_ms,
+        )
+        return event
 
 
 @dataclass(frozen=True, slots=True)

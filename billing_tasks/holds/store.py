@@ -156,7 +156,20 @@ class HoldStore:
                     f"{other} Shard {shard} still has {events} events and {holds} open holds. Start workers with "
                     f"{as_it_is} until `billing-tasks status` shows none, then change it."
                 )
+        self._delete_keys_of(old)
         execute("SET", keys.layout, keys.layout_name)
+
+    def _delete_keys_of(self, old: Keys) -> None:
+        """Caches, tombstones and numberings. A shard of the new layout that found them would go on with the numbers of
+        another one, and the ledger would miss events."""
+        tags, cursor = {tag.encode() for tag in old.tags}, b"0"
+        while True:
+            cursor, found = self._execute("SCAN", cursor, "MATCH", f"{old.prefix}:{{*}}:*", "COUNT", 1000)
+            own = [name for name in found if name.split(b"{", 1)[1].split(b"}", 1)[0] in tags]
+            if own:
+                self._execute("UNLINK", *own)
+            if cursor == b"0":
+                return
 
     def close(self) -> None:
         """Give the connections back. The store may be used again; it reconnects."""

@@ -107,8 +107,31 @@ def fingerprint_of_0_1_0(consume: Event) -> str:
     return consume_fingerprint(**facts, formula=1)
 
 
-def payload(event: Event) -> bytes:
-    """What the outbox carries beside the header. Of a conflict and a refund the header says no quota."""
+def fingerprint_by_other_formula(consume: Event) -> str:
+    """What a release would call this consume whose formula is not the one of its fingerprint."""
+    if formula_of(consume.fingerprint) != 1:
+        return fingerprint_of_0_1_0(consume)
+    facts = {name: getattr(consume, name) for name in FORMULA_1}
+    return consume_fingerprint(**facts, usage=consume.usage)
+
+
+def as_of_0_1_0(consume: Event) -> Event:
+    """This consume under 0.1.0's fingerprint, unless it has facts that 0.1.0 knows no place for."""
+    places = (consume.usage, consume.price, consume.price_version, consume.cost)
+    if any(place is not None for place in places) or set(consume.details or ()) - {"usage"}:
+        return consume
+    return msgspec.structs.replace(consume, fingerprint=fingerprint_of_0_1_0(consume))
+
+
+def payload(event: Event, *, for_0_1_0: bool = False) -> bytes:
+    """What the outbox carries beside the header. Of a conflict and a refund the header says no quota.
+
+    `for_0_1_0`: workers of that release read it, too. They want the whole event, and the upstream's object in `usage`.
+    """
+    if for_0_1_0 and formula_of(event.fingerprint) == 1:
+        details = event.details or {}
+        whole = _encoder.encode(msgspec.structs.replace(event, usage=details.get("usage"), details=None, held_quota=0))
+        return whole if event.token_id else b'{"token_id":0,' + whole[1:]  # 0.1.0 has no default for it
     quota = event.quota if event.kind in (Kind.REFUND, Kind.CONFLICT) else 0
     return _encoder.encode(
         msgspec.structs.replace(event, kind=None, request_id="", user_id=0, token_id=0, quota=quota, held_quota=0)
@@ -132,7 +155,7 @@ def decode(text: bytes) -> Event:
     """
     event: Event = _decoder.decode(text)
     if event.usage is not None and formula_of(event.fingerprint) == 1:
-        event.details, event.usage = {"usage": event.usage}, None
+        event.details, event.usage = {**(event.details or {}), "usage": event.usage}, None
     return event
 
 

@@ -74,4 +74,4 @@ def test_a_layout_that_no_release_noted_is_refused() -> None:
 
 def test_choosing_tags_gives_the_same_ones_again() -> None:
     spread_tags.cache_clear()
-    assert spread_tags(12) == ["s10", "s32", "s43", "s11", "s33", "s42", "s12", "s30", "s41", "s13", "s31", "s40"]
+    assert spread_tags(12) == ["t3", "t50", "t61", "t2", "t51", "t60", "t1", "t52", "t63", "t0", "t53", "t62"]

@@ -18,7 +18,7 @@ import redis
 from tests.releases.dump import know_payload
 from tests.releases.templates import Names
 
-_SHARD = re.compile(r"\{s(\d+)\}")
+_SHARD = re.compile(r"\{[st](\d+)\}")
 #: Of a message's headers: who sent it.
 _ORIGIN = re.compile(r"gen\d+@[^\"]+")
 Line = dict[str, Any]

@@ -17,7 +17,7 @@ from billing_tasks.broker.names import CONSUME, REFUND
 from billing_tasks.errors import BillingError, InvalidRequest
 from billing_tasks.flows.dead_letters.answers import FOR_EVER, MALFORMED, WHY
 from billing_tasks.flows.effects import Enqueue, InLedger
-from billing_tasks.holds.replies import OutboxEntry
+from billing_tasks.holds.replies import OutboxEntry, parse_entry
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
 from billing_tasks.ledger.rows import DeadLetter, DeadLetterState
 from billing_tasks.ledger.store import Ledger
@@ -89,7 +89,7 @@ def of_entry(entry: OutboxEntry, error: str) -> NewDeadLetter:
         entry.kind or "unknown",
         entry.request_id or entry.entry_id,
         entry.user_id,
-        fingerprint(MALFORMED, payload.hex()),
+        _of_entry(payload),
         payload,
         MALFORMED,
         error,
@@ -107,13 +107,16 @@ def event_of(dead_letter: DeadLetter) -> Event:
     """The event inside a dead letter, whether it came from an outbox or as a message. Raises InvalidRequest.
 
     A message has to pass the checks of a message, whatever it looks like; and what was filed in an outbox
-    and is no event of ours is never booked.
+    and is no event of ours is never booked. What an older release could not read this one may.
     """
     if dead_letter.kind not in (Kind.CONSUME, Kind.REFUND, Kind.RELEASE):
         raise InvalidRequest(f"Nothing of kind {dead_letter.kind} can be booked.", request_id=dead_letter.request_id)
     try:
         if dead_letter.fingerprint == _of_message(dead_letter.payload):
             return decode.event_from_message(dead_letter.kind, dead_letter.payload)
+        if dead_letter.fingerprint == _of_entry(dead_letter.payload):
+            header, space, payload = dead_letter.payload.partition(b" {")
+            return parse_entry((b"0-0", [b"event", header, b"payload", space[1:] + payload])).read()
         event = events.decode(dead_letter.payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"The payload is no event: {exc}", request_id=dead_letter.request_id) from None
@@ -124,6 +127,10 @@ def event_of(dead_letter: DeadLetter) -> Event:
 
 def _of_message(payload: bytes) -> str:
     return fingerprint("message", payload.hex())
+
+
+def _of_entry(payload: bytes) -> str:
+    return fingerprint(MALFORMED, payload.hex())
 
 
 def wait_before(attempt: int) -> int:

@@ -29,10 +29,12 @@ async def consume(log: ConsumeLog, *, commands: Commands) -> Receipt:
 
 async def file(event: Event, *, commands: Commands) -> Receipt:
     """`consume` of usage that is an event already."""
+    if commands.keys.shared_with_0_1_0:
+        event = events.as_of_0_1_0(event)
     try:
         reply = await _close(event, event.fingerprint, commands)
-        if reply.outcome is Consume.OTHER_FORMULA:  # an older release consumed it, or began to
-            reply = await _close(event, events.fingerprint_of_0_1_0(event), commands)
+        if reply.outcome is Consume.OTHER_FORMULA:  # another release consumed it, or began to
+            reply = await _close(event, events.fingerprint_by_other_formula(event), commands)
     except Unavailable as exc:
         return await _without_redis(event, exc, commands.keys.shard_of(event.user_id))
     if reply.ring:
@@ -47,7 +49,7 @@ def _close(event: Event, fingerprint: str, commands: Commands) -> Command[Closed
         token_id=event.token_id,
         quota=event.quota,
         fingerprint=fingerprint,
-        payload=events.payload(event),
+        payload=events.payload(event, for_0_1_0=commands.keys.shared_with_0_1_0),
     )
 
 

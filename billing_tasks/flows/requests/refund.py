@@ -30,7 +30,7 @@ async def refund_charge(request: RefundRequest, *, commands: Commands) -> Receip
 
 async def file(event: Event, *, commands: Commands) -> Receipt:
     """`refund_charge` of a refund that is an event already."""
-    payload = events.payload(event)
+    payload = events.payload(event, for_0_1_0=commands.keys.shared_with_0_1_0)
     try:
         ring = await commands.refund(request_id=event.request_id, user_id=event.user_id, payload=payload)
     except Unavailable as exc:

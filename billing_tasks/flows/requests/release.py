@@ -26,9 +26,8 @@ async def release_hold(request: RefundRequest, *, token_id: int | None, held: in
                 return Receipt(request_id, 0, again=True)
             token_id, held = found.token_id, found.quota
         event = release_event(request_id, user_id, token_id, held, reason=request.reason, expired=False)
-        reply = await commands.release(
-            request_id=request_id, user_id=user_id, token_id=token_id, payload=events.payload(event)
-        )
+        payload = events.payload(event, for_0_1_0=commands.keys.shared_with_0_1_0)
+        reply = await commands.release(request_id=request_id, user_id=user_id, token_id=token_id, payload=payload)
     except Unavailable as exc:
         raise HoldNotWritten(f"{exc.message} The hold expires by itself.", request_id=request_id) from exc
     if reply.ring:

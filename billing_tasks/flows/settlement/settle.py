@@ -26,7 +26,6 @@ from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.store import Ledger
-from billing_tasks.model import events
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import OutboxPart, PostOutcome
@@ -214,17 +213,7 @@ async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
 def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
     """Header and payload as one event; None if it became a dead letter."""
     try:
-        event = events.decode(entry.payload)
-        events.complete(
-            event,
-            kind=entry.kind,
-            request_id=entry.request_id,
-            user_id=entry.user_id,
-            token_id=entry.token_id,
-            weight=entry.weight,
-            held=entry.held,
-            filed_ms=entry.filed_ms,
-        )
+        event = entry.read()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest) as exc:
         batch.refused.append(record.of_entry(entry, str(exc)))
         return None

@@ -17,5 +17,5 @@ Returns {outcome}
 local account = KEYS[1]
 local version = ARGV[1]
 if redis.call('HGET', account, 'version') ~= version then return {'CHANGED'} end
-redis.call('HDEL', account, 'balance', 'version', 'attributes', 'loaded_at', 'loaded_epoch', 'floor_epoch')
+redis.call('HDEL', account, 'balance', 'version', 'facts', 'loaded_at', 'loaded_epoch', 'floor_epoch')
 return {'FORGOTTEN'}

@@ -15,7 +15,7 @@ ARGV[2] epoch         likewise
 ARGV[3] idle_seconds
 ARGV[4] version       of the row
 ARGV[5] balance       of the row, in quota
-ARGV[6] attributes         what else a reservation must know of it (commands.accounts.user_attributes, token_attributes)
+ARGV[6] attributes    what else a reservation must know of it (commands/accounts.py); the field is called facts
 
 Returns {outcome}
   LOADED       the copy is in place
@@ -35,6 +35,6 @@ local comparable = known[2] == epoch or known[3] == epoch
 if comparable and tonumber(known[1]) > tonumber(version) then return {'OLDER'} end
 
 redis.call('HSET', account, 'version', version, 'loaded_at', began_ms, 'loaded_epoch', epoch,
-  'balance', ARGV[5], 'attributes', ARGV[6])
+  'balance', ARGV[5], 'facts', ARGV[6])
 expire_if_idle(account, idle_seconds)
 return {'LOADED'}

@@ -45,7 +45,7 @@ local ttl_ms, backlog_limit, fresh_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), to
 local epoch = fence(meta)
 local function answer(outcome, a, b) return {outcome, a or 0, b or 0, now_ms, epoch} end
 
-local u = redis.call('HMGET', user, 'balance', 'held', 'unposted', 'attributes', 'loaded_at', 'loaded_epoch')
+local u = redis.call('HMGET', user, 'balance', 'held', 'unposted', 'facts', 'loaded_at', 'loaded_epoch')
 local user_held, user_unposted = tonumber(u[2] or 0), tonumber(u[3] or 0)
 local state, held_user, held_token, held_amount = read_hold(hold)
 if state then
@@ -60,8 +60,8 @@ end
 local backlog = redis.call('XLEN', outbox)
 if backlog >= backlog_limit then return answer('BACKLOG_FULL', backlog) end
 
-local t = redis.call('HMGET', token, 'balance', 'held', 'unposted', 'attributes', 'loaded_at', 'loaded_epoch')
--- Without attributes: an older release wrote what is cached.
+local t = redis.call('HMGET', token, 'balance', 'held', 'unposted', 'facts', 'loaded_at', 'loaded_epoch')
+-- Without attributes (`facts`): an older release wrote what is cached.
 if u[6] ~= epoch or t[6] ~= epoch or not (u[4] and t[4]) then return answer('NOT_LOADED') end
 local user_age, token_age = now_ms - u[5], now_ms - t[5]
 if fresh_ms > 0 and math.max(user_age, token_age) > fresh_ms then return answer('STALE') end

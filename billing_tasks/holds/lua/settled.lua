@@ -18,7 +18,7 @@ ARGV[2] read_ms        this server's clock before the ledger was asked
 ARGV[3] epoch          likewise
 ARGV[4] idle_seconds
 ARGV[5] events         how many; then for each: entry id, and its event as the caller read it ('' if no script wrote it)
-ARGV[...] then for each row: key number in KEYS, version, balance, attributes (commands.accounts.user_attributes, token_attributes)
+ARGV[...] then for each row: key number in KEYS, version, balance, attributes (commands/accounts.py)
 
 Returns {removed, gone, mismatched}
 ]]
@@ -116,7 +116,7 @@ local function news(account, row, version, loaded_epoch, floor_epoch, attributes
   elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then
     local fields = {'version', row_version, 'balance', ARGV[row + 2], 'loaded_at', read_ms}
     if loaded_epoch ~= epoch then fields[7], fields[8] = 'loaded_epoch', epoch end
-    if attributes ~= ARGV[row + 3] then fields[#fields + 1], fields[#fields + 2] = 'attributes', ARGV[row + 3] end
+    if attributes ~= ARGV[row + 3] then fields[#fields + 1], fields[#fields + 2] = 'facts', ARGV[row + 3] end
     return fields
   end
   return {}
@@ -125,7 +125,7 @@ end
 -- One HMGET, one HSET for each: of ten commands per event this script once had, these are left.
 for i = 3, #KEYS do
   local account = KEYS[i]
-  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch', 'attributes', 'held', 'unposted')
+  local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch', 'facts', 'held', 'unposted')
   local fields = news(account, row_of[account], known[1], known[2], known[3], known[4])
   local unposted, weight = tonumber(known[6] or 0), weights[account] or 0
   if weight > 0 then

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from billing_tasks import errors
+from billing_tasks import Bookkeeper, errors
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.model.ids import new_request_id
+from billing_tasks.runtime import Runtime
 from tests.conftest import Billing, MakeBilling
 
 
@@ -220,3 +223,20 @@ def test_another_number_of_shards_is_refused_until_nothing_is_left(make_billing:
     other.check_layout(change=True)
     other.close()
     billing.redis("SET", billing.runtime.commands.keys.layout, 4)
+
+
+def test_another_layout_begins_without_keys_of_the_one_before(billing: Billing) -> None:
+    payers = [billing.payer() for _ in range(40)]
+    layouts = [{"shards": 16, "shard_tags": "numbered"}, {"shards": 12, "shard_tags": "spread"}]
+    for layout in (*layouts, {"shards": 5}, *layouts):
+        runtime = Runtime(billing.settings.model_copy(update=layout))
+        runtime.holds.check_layout(change=True)
+        assert billing.redis("KEYS", f"{runtime.settings.key_prefix}:{{*") == []
+        there = replace(billing, settings=runtime.settings, runtime=runtime, bk=Bookkeeper(runtime))
+        for payer in payers:
+            there.use(there.reserve(payer, 100), 40)
+        assert there.settle().posted == len(payers)
+        assert there.verify().findings == []
+        there.bk.close()
+    assert {billing.accounts.user(user_id).used_quota for user_id, _ in payers} == {5 * 40}
+    billing.runtime.holds.check_layout(change=True)

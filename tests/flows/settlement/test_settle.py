@@ -113,12 +113,14 @@ def test_entries_that_no_script_of_ours_wrote_are_kept_and_removed(make_billing:
     billing.redis("XADD", outbox, "*", "kind", b"\xff", "weight", "-5", "user_id", "x", "payload", "y")
     for wrong in ("", "9" * 5000, "9" * 19, "-1", "0x10", "1 ", "1\t", "\xb2"):  # ours, but for its numbers
         billing.redis("XADD", outbox, "*", "event", f"consume x {wrong} 1 {wrong} 0 1", "payload", "{}")
+    id_is_no_text = b"consume \xff 1 1 0 0 1"
+    billing.redis("XADD", outbox, "*", "event", id_is_no_text, "payload", b'{"fingerprint":"%s"}' % (b"0" * 32))
     for event in ("consume a\tb 1 1 7 0 1", "consume x 1 1 7 0", "", "CONSUME x 1 1 0 0 1 1"):
         billing.redis("XADD", outbox, "*", "event", event, "payload", "{}")
     billing.redis("XADD", outbox, "*", "event", "consume x 1 1 0 0 1", "payload", "{}", "more", "fields")
     done = [billing.settle() for _ in range(3)]
     assert sum(d.posted for d in done) == 1
-    assert sum(d.dead_lettered for d in done) == 15
+    assert sum(d.dead_lettered for d in done) == 16
     assert billing.verify().backlog == 0
     assert billing.available(payer[0]) == 1_000_000 - 40
 

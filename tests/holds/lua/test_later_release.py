@@ -3,10 +3,16 @@ scripts of release 0.1.0 on data of this one."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from billing_tasks.errors import IdempotencyConflict, InvalidRequest
+from billing_tasks.flows.dead_letters.retry import attempt
+from billing_tasks.flows.requests import consume
+from billing_tasks.model import events
+from billing_tasks.model.fingerprint import fingerprint
 from billing_tasks.model.ids import new_request_id
 from tests.conftest import Billing, MakeBilling, Payer
 from tests.releases.record import HERE
@@ -30,8 +36,8 @@ def lengthen(billing: Billing, key: str) -> None:
 
 def lengthen_accounts(billing: Billing, payer: Payer) -> None:
     for key in (billing.user_key(payer[0]), billing.token_key(payer)):
-        attributes = billing.redis("HGET", key, "attributes").decode()
-        billing.redis("HSET", key, "attributes", attributes + " tier:gold", "rate_limit", "5")
+        attributes = billing.redis("HGET", key, "facts").decode()
+        billing.redis("HSET", key, "facts", attributes + " tier:gold", "rate_limit", "5")
 
 
 def lengthen_outbox(billing: Billing, payer: Payer) -> None:
@@ -92,7 +98,7 @@ def test_longer_attributes_are_obeyed(billing: Billing, payer: Payer) -> None:
     lengthen_accounts(billing, payer)
     assert billing.reserve(payer, 10).held_quota == 10
     key = billing.user_key(payer[0])
-    billing.redis("HSET", key, "attributes", "disabled since yesterday")
+    billing.redis("HSET", key, "facts", "disabled since yesterday")
     billing.accounts.set_user(payer[0], status="disabled")
     with pytest.raises(Exception, match="disabled"):
         billing.reserve(payer, 10)
@@ -120,4 +126,95 @@ def test_scripts_of_release_0_1_0_close_the_holds_of_this_one(make_billing: Make
     assert script("release", new_request_id(), payload, 5000, 600_000, 3600)[0] == b"NO_HOLD"
 
     assert billing.settle().posted == 2  # and this release books what 0.1.0 filed
+    assert billing.available(payer[0]) == 940
+
+
+def filed(billing: Billing, payer: Payer) -> list[tuple[str, dict[str, Any]]]:
+    """Header and payload of what waits."""
+    keys = billing.runtime.commands.keys
+    entries = billing.redis("XRANGE", keys.outbox(keys.shard_of(payer[0])), "-", "+")
+    return [(fields[1].decode(), json.loads(fields[3])) for _, fields in entries]
+
+
+def test_workers_of_release_0_1_0_read_what_is_filed_in_shards_they_share(make_billing: MakeBilling) -> None:
+    billing = make_billing(shards=16, shard_tags="numbered")
+    payer = billing.payer(1000)
+    used, back, expired = (billing.reserve(payer, 100) for _ in range(3))
+    keys = billing.runtime.commands.keys
+    upstream = {"cached": [1, {"a": "b"}]}
+    billing.use(used, 60, usage=upstream)
+    billing.bk.refund_quota(back)
+    billing.redis("ZADD", keys.due(keys.shard_of(payer[0])), 1, expired.request_id)
+    assert billing.expire() == 1
+    billing.bk.refund_charge(request_id=used.request_id, user_id=payer[0], refund_id="case-1")
+    with pytest.raises(IdempotencyConflict):
+        billing.use(used, 61)
+
+    entries = filed(billing, payer)
+
+    kinds = ["consume", "release", "release", "refund", "conflict"]
+    assert [header.split(" ")[0] for header, _ in entries] == kinds
+    for header, event in entries:
+        kind, request_id, user_id, token_id = header.split(" ")[:4]
+        kind = "consume" if kind == "conflict" else kind
+        said = (event["kind"], event["request_id"], event["user_id"], event["token_id"])
+        assert said == (kind, request_id, int(user_id), int(token_id))
+        assert len(event["fingerprint"]) == 32
+    assert [event.get("quota") for _, event in entries] == [60, 100, 100, None, 61]
+    assert entries[0][1]["usage"] == upstream
+    tombstone = billing.redis("GET", hold_key(billing, payer, used.request_id)).decode()
+    assert tombstone.endswith(" " + entries[0][1]["fingerprint"])
+
+    done = billing.settle()
+    assert (done.posted, done.dead_lettered) == (4, 1)
+    kept = billing.sql("select usage from billing.consume_log where request_id = %s", used.request_id)
+    assert kept == [(upstream,)]
+
+
+def test_facts_that_release_0_1_0_has_no_place_for_are_filed_as_of_today(make_billing: MakeBilling) -> None:
+    billing = make_billing(shards=16, shard_tags="numbered")
+    payer = billing.payer(1000)
+    held = billing.reserve(payer, 100)
+    event = events.of_log(held.log(channel_id=3, quota=60))
+    event.usage, event.fingerprint = {"images": 2}, "02" + "ab" * 16
+    for again in (False, True):
+        receipt = billing.runtime.run(consume.file(event, commands=billing.runtime.commands))
+        assert receipt.again is again
+    [(_, said)] = filed(billing, payer)
+    assert "kind" not in said
+    assert (said["usage"], said["fingerprint"]) == ({"images": 2}, event.fingerprint)
+    with pytest.raises(IdempotencyConflict):
+        billing.use(held, 61)
+    done = billing.settle()
+    assert (done.posted, done.dead_lettered) == (1, 1)
+
+
+def retry(billing: Billing, number: int) -> None:
+    flow = attempt(number, actor="test", commands=billing.runtime.commands, settings=billing.settings)
+    billing.runtime.run(flow)
+
+
+def test_money_of_a_later_release_waits_as_a_dead_letter_until_this_one_is_upgraded(billing: Billing) -> None:
+    payer = billing.payer(1000)
+    held = billing.reserve(payer, 100)
+    billing.use(held, 60)
+    keys = billing.runtime.commands.keys
+    outbox = keys.outbox(keys.shard_of(payer[0]))
+    [(entry_id, (_, header, _, payload))] = billing.redis("XRANGE", outbox, "-", "+")
+    later = b'{"surcharge":5,' + payload[1:]
+    billing.redis("DEL", outbox)
+    billing.redis("XADD", outbox, entry_id, "event", header + MORE.encode(), "payload", later)
+    assert billing.settle().dead_lettered == 1
+    [dead_letter] = billing.runtime.ledger.dead_letters()
+    assert dead_letter.payload == header + MORE.encode() + b" " + later
+    with pytest.raises(InvalidRequest, match="surcharge"):
+        retry(billing, dead_letter.id)
+    # An upgraded release knows the field; here what it does not know goes from what was kept.
+    known = dead_letter.payload.replace(b'"surcharge":5,', b"")
+    digest = fingerprint("malformed", known.hex())
+    billing.sql(
+        "update billing.dead_letters set payload = %s, fingerprint = %s where id = %s", known, digest, dead_letter.id
+    )
+    retry(billing, dead_letter.id)
+    assert billing.accounts.user(payer[0]).used_quota == 60
     assert billing.available(payer[0]) == 940
