@@ -17,7 +17,7 @@ from billing_tasks.admin.paging import Listing, Page, RowNumber
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.effects import InLedger
-from billing_tasks.ledger.rows import ChannelRow, EntryRow, Keep
+from billing_tasks.ledger.rows import UNSET, ChannelRow, EntryRow, Unset
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.validation import check_int, check_text
@@ -151,14 +151,14 @@ class Accounts:
         status: Literal["enabled", "disabled", "deleted"] | None = None,
         unlimited: bool | None = None,
         name: str | None = None,
-        expires_at: datetime | Keep | None = Keep.AS_IT_IS,
+        expires_at: datetime | Unset | None = UNSET,
     ) -> TokenRow:
         """Change what is given; `expires_at=None` means never. Raises TokenRefused (unknown)."""
         check_int("token_id", token_id, 1)
         _check_status(status, ("enabled", "disabled", "deleted"))
         if name is not None:
             check_text("name", name, 200)
-        moment = Keep.AS_IT_IS if expires_at is Keep.AS_IT_IS else _milliseconds(expires_at)
+        moment = UNSET if expires_at is UNSET else _milliseconds(expires_at)
         return self._token_change(
             token_id,
             InLedger(

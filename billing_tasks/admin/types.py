@@ -6,6 +6,7 @@ from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, Watch
 from billing_tasks.flows.dead_letters.answers import FOR_EVER, Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import (
     OPEN,
+    UNSET,
     ChannelRow,
     DeadLetter,
     DeadLetterFilter,
@@ -15,8 +16,8 @@ from billing_tasks.ledger.rows import (
     HistoryEntry,
     HistoryKind,
     Incident,
-    Keep,
     Missing,
+    Unset,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "GUARANTEES",
     "NOT_FOUND",
     "OPEN",
+    "UNSET",
     "Attempted",
     "ChannelRow",
     "DeadLetter",
@@ -35,7 +37,6 @@ __all__ = [
     "HistoryEntry",
     "HistoryKind",
     "Incident",
-    "Keep",
     "Missing",
     "Page",
     "Preview",
@@ -44,5 +45,6 @@ __all__ = [
     "Result",
     "Selected",
     "Sent",
+    "Unset",
     "Watched",
 ]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from billing_tasks.admin.types import Keep
+from billing_tasks.admin.types import UNSET
 from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
 from billing_tasks.cli.process import admin
 from billing_tasks.cli.show import console, facts, print_json, table, usd
@@ -136,7 +136,7 @@ def set_token(
 ) -> None:
     """Change a token."""
     accounts = admin().accounts
-    until = Keep.AS_IT_IS if expires is None else expires.replace(tzinfo=UTC)
+    until = UNSET if expires is None else expires.replace(tzinfo=UTC)
     row = accounts.set_token(token_id, status=status, unlimited=unlimited, name=name, expires_at=until)
     if quota is not None:
         row = accounts.set_token_quota(token_id, quota, note="billing-tasks tokens set")

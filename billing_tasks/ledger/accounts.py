@@ -15,7 +15,7 @@ from billing_tasks.ledger import columns
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.models import Base, Channel, Token, User, versions
 from billing_tasks.ledger.part import Part
-from billing_tasks.ledger.rows import ChannelRow, Keep
+from billing_tasks.ledger.rows import UNSET, ChannelRow, Unset
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.pricing.exact import MAX_QUOTA
 
@@ -112,12 +112,12 @@ class Administration(Part):
         status: TokenStatus | None = None,
         unlimited_quota: bool | None = None,
         name: str | None = None,
-        expires_at_ms: int | Keep | None = Keep.AS_IT_IS,
+        expires_at_ms: int | Unset | None = UNSET,
     ) -> TokenRow:
         """Change what is given, keep what is None; `expires_at_ms=None` means never. Raises TokenRefused."""
         changes: dict[str, Any] = {"status": status, "unlimited_quota": unlimited_quota, "name": name}
         changes = {k: v for k, v in changes.items() if v is not None}
-        if expires_at_ms is not Keep.AS_IT_IS:
+        if expires_at_ms is not UNSET:
             changes["expires_at"] = columns.moment(expires_at_ms)
         statement = (
             sa.update(Token)

@@ -6,15 +6,19 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum, StrEnum, auto
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from billing_tasks.model.posting import PostOutcome
 
 
-class Keep(Enum):
-    """Says "as it is" where None has a meaning of its own."""
+class Unset(Enum):
+    """The type of UNSET."""
 
-    AS_IT_IS = auto()
+    UNSET = auto()
+
+
+#: "Leave it as it is", for arguments where None has a meaning of its own.
+UNSET: Final = Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True)
