@@ -1,4 +1,4 @@
-"""The only place of the recorder that knows the inside of the house: where scripts and SQL lie, how it migrates."""
+"""The only module of the recorder that knows the inside of the package: where scripts and SQL lie, how it migrates."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Play:
         return self.calling(call, arguments, lambda: getattr(door, call)(**arguments))
 
     def entries(self, **filters: Any) -> None:
-        """Accounts.entries, in an order that no clock decides."""
+        """Accounts.entries, in an order that depends on no clock."""
         found = [written(entry, self.names) for entry in self.accounts.entries(**filters)]
         self.say(call="entries", arguments=filters, answer=sorted(found, key=json.dumps))
 

@@ -1,7 +1,7 @@
 """Plays scenarios and writes their traces: python -m tests.releases.player --into FOLDER [--only NAME ...] [--ids FILE]
 
 Environment: BILLING_REDIS_URL, BILLING_DATABASE_URL, servers that are migrated and may be emptied. Every scenario
-begins with empty servers and runs in a process of its own, so that nothing remembered decides another's answers. The
+begins with empty servers and runs in a process of its own, so that no scenario changes another's answers. The
 last one's state stays; `--ids` notes the ids of its names.
 
 `--carry-on RELEASE-FOLDER`: instead, put back what that release left, into a new database and a Redis that is emptied,
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-#: Where a default would let the clock decide what a trace says. Before the package reads its settings.
+#: Where a default would let a trace depend on the clock. Before the package reads its settings.
 FIXED = {
     "BILLING_REFUSAL_FRESH_SECONDS": "0",  # a refusal always looks at PostgreSQL first
     "BILLING_REDIS_TIMEOUT_SECONDS": "10",  # a busy machine is no server that is away

@@ -14,7 +14,7 @@ import psycopg
 import redis
 
 from billing_tasks import Settings
-from tests.releases import dump, wires
+from tests.releases import dump, redis_content
 from tests.releases.templates import Names
 
 
@@ -46,7 +46,7 @@ def put_back(folder: Path, settings: Settings, names: Names) -> None:
         connection.execute(text("sql/schema.sql"))  # type: ignore[arg-type]
         dump.load(connection, text("data.sql"), names, now=now)
     with redis.Redis.from_url(settings.cache_url) as client:
-        wires.restore(client, text("keys.json"), text("outbox.jsonl"), names, now=now)
+        redis_content.restore(client, text("keys.json"), text("outbox.jsonl"), names, now=now)
     with redis.Redis.from_url(settings.cache_url.removesuffix("1") + "0") as broker:
         for line in text("messages.jsonl").splitlines():
-            broker.lpush(settings.queue, wires.deliverable(json.loads(line), names, now=now))
+            broker.lpush(settings.queue, redis_content.deliverable(json.loads(line), names, now=now))

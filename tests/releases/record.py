@@ -16,7 +16,7 @@ import redis
 
 from billing_tasks import Settings
 from billing_tasks.lab.servers import Servers, embedded_servers
-from tests.releases import catalog, inside, wires
+from tests.releases import catalog, inside, redis_content
 from tests.releases.dump import dump
 from tests.releases.scenarios import SCENARIOS
 from tests.releases.templates import Names
@@ -70,12 +70,14 @@ def _write_state(draft: Path, release: str, ids: dict[str, str], servers: Server
     _decide_letters(servers)
     names = Names(ids)
     with redis.Redis.from_url(settings.cache_url) as client, psycopg.connect(settings.database_url) as connection:
-        wires.name_lives(client, names)
+        redis_content.name_epochs(client, names)
         _write(draft / "data.sql", dump(connection, names, release=release))
-        _write(draft / "outbox.jsonl", wires.as_text(wires.outbox_lines(client, names)))
-        _write(draft / "keys.json", wires.as_array(wires.key_lines(client, names)))
+        _write(draft / "outbox.jsonl", redis_content.as_text(redis_content.outbox_lines(client, names)))
+        _write(draft / "keys.json", redis_content.as_array(redis_content.key_lines(client, names)))
     with redis.Redis.from_url(settings.cache_url.removesuffix("1") + "0") as broker:
-        _write(draft / "messages.jsonl", wires.as_text(wires.message_lines(broker, settings.queue, names)))
+        _write(
+            draft / "messages.jsonl", redis_content.as_text(redis_content.message_lines(broker, settings.queue, names))
+        )
 
 
 def _decide_letters(servers: Servers) -> None:

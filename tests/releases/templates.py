@@ -4,7 +4,7 @@
     <uuid N>, <uuid>               an id that a server or a library made
     <time N>, <time N +10 s>       the N-th moment; ten seconds after it
     <ms>, <ms later>               milliseconds of Redis's clock: past, or to come
-    <epoch s10 1>                  the first life of shard 10's outbox
+    <epoch s10 1>                  the first epoch of shard 10's outbox
     <run_id>                       what the running server calls its run
     <fingerprint a|b|c>            the digest over its parts, which may hold ids
     <fingerprint of the message>   the digest over the payload of the same row
@@ -52,7 +52,7 @@ class Names:
         self._words: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._epochs: dict[str, str] = {}
-        self._lives: dict[int, set[int]] = {}
+        self._epochs_of: dict[int, set[int]] = {}
         self._numbered: dict[str, int] | None = None
 
     def id(self, name: str, *, at_ms: int | None = None) -> str:
@@ -79,8 +79,8 @@ class Names:
         self._fingerprints[fingerprint(*parts)] = "<fingerprint " + "|".join(map(str, parts)) + ">"
 
     def know_epochs(self, shard: int, epochs: Iterable[int]) -> None:
-        """Write the lives of a shard's outbox by their order."""
-        known = self._lives.setdefault(shard, set())
+        """Write the epochs of a shard's outbox by their order."""
+        known = self._epochs_of.setdefault(shard, set())
         known.update(epochs)
         for number, epoch in enumerate(sorted(known), 1):
             self._epochs[str(epoch)] = f"<epoch s{shard:02d} {number}>"

@@ -84,7 +84,7 @@ def top_ups(play: Play) -> None:
 
 
 def edited_by_sql(play: Play) -> None:
-    """Another program edits rows: a copy that refuses is read again, an old copy too; the change is an entry."""
+    """Another program edits rows: a cached row that refuses is read again, an old one too; the change is an entry."""
     open_accounts(play, quota=1_000)
     play.reserve(900, "before")
     play.sql("update billing.users set quota = quota + 5000 where id = %s", USER)

@@ -87,7 +87,7 @@ def refund_messages(play: Play) -> None:
 
 
 def retries(play: Play) -> None:
-    """billing.retry_failed: by filter, by number, rehearsed, refused."""
+    """billing.retry_failed: by filter, by number, previewed, refused."""
     open_accounts(play)
     play.refund_charge("early", "case-1")
     play.refund_charge("never", "case-2", quota=10)
@@ -101,7 +101,7 @@ def retries(play: Play) -> None:
     play.task(retry, dry_run=True)
     play.task(retry, dry_run=True, kind="consume", reason="unknown_user")
     play.task(retry, due_only=True)
-    play.deliver()  # the worker's first look at each letter
+    play.deliver()  # the worker's first look at each dead letter
     play.consume(90, "early")
     play.settle()
     play.ask("create_user", user_id=58, quota=1_000)

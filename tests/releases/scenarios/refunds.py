@@ -1,4 +1,4 @@
-"""Quota given back: holds before the charge, charges after it."""
+"""Refunds: holds before the charge, charges after it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _ORIGIN = re.compile(r"gen\d+@[^\"]+")
 Line = dict[str, Any]
 
 
-def name_lives(client: redis.Redis, names: Names) -> None:
+def name_epochs(client: redis.Redis, names: Names) -> None:
     """The epochs that shards know of, and what the server calls its run."""
     for raw in client.scan_iter("*:meta"):
         key, found = raw.decode(), client.hgetall(raw)
