@@ -119,7 +119,7 @@ class AsyncHoldStore:
         error = redis.TimeoutError("Timeout reading from socket") if timed_out else exc
         _resolve(asked, [error] * len(asked))
         if timed_out:
-            # Whoever waited behind them would pay the same time-out, one trip after the other.
+            # Callers that waited behind them would pay the same time-out, one trip after the other.
             waiting, self._waiting = self._waiting, []
             _resolve(waiting, [PoolTimeout("it timed out for the calls before this one")] * len(waiting))
 
@@ -141,7 +141,7 @@ class AsyncHoldStore:
             await self._check_layout(loop)
 
     async def _check_layout(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One check for all who ask meanwhile: a thread each would queue for the few threads of the loop."""
+        """One check for all callers meanwhile: a thread each would queue for the few threads of the loop."""
         if self._checking is None:
             self._checking = loop.create_task(asyncio.to_thread(self._plain.check_layout))
             self._checking.add_done_callback(self._checked)
@@ -149,11 +149,11 @@ class AsyncHoldStore:
 
     def _checked(self, check: asyncio.Task[None]) -> None:
         self._checking = None
-        # Also asked for so that it counts as seen if everybody who waited was cancelled.
+        # Also asked for so that it counts as seen if all callers that waited were cancelled.
         self._layout_checked = not check.cancelled() and check.exception() is None
 
     async def close(self) -> None:
-        """Give the connections back, after the round trips under way."""
+        """Close the connections, after the round trips under way."""
         if self._loop is asyncio.get_running_loop():
             await asyncio.gather(*self._trips, return_exceptions=True)
         while self._idle:
@@ -161,7 +161,7 @@ class AsyncHoldStore:
 
 
 def _resolve(asked: list[_Asked], replies: list[Any]) -> None:
-    """Tell the callers who still wait. Errors of the connection are raised where they wait."""
+    """Tell the callers that still wait. Errors of the connection are raised where they wait."""
     for (_, future), reply in zip(asked, replies, strict=False):
         if future.done():
             continue

@@ -1,4 +1,4 @@
-"""Where things live in Redis. Every key of a user and its tokens carries the shard's hash tag,
+"""The names of all keys in Redis. Every key of a user and its tokens carries the shard's hash tag,
 so that each script's keys lie in one slot of a Redis Cluster."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Keys:
         return f"{self.prefix}:layout"
 
     def shard_of(self, user_id: int) -> int:
-        """The shard of a user and of everything the user owns. The only place that knows."""
+        """The shard of a user and of everything the user owns. The only function that knows."""
         return user_id % self.shards
 
     def shard(self, shard: int) -> str:
@@ -75,7 +75,7 @@ class Keys:
         return self._shard_prefixes[shard] + "doorbell"
 
     def drainer(self, shard: int) -> str:
-        """String with a TTL: who drains."""
+        """String with a TTL: which drainer is at work."""
         return self._shard_prefixes[shard] + "drainer"
 
 

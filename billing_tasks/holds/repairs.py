@@ -1,4 +1,4 @@
-"""Repairs: what may be set right in Redis without asking anybody, because PostgreSQL or Redis itself knows better.
+"""Repairs: what may be set right in Redis without asking an operator, because PostgreSQL or Redis itself knows better.
 
 Each is one script that looks again before it writes, so a repair of something that is
 right by now, or one that is made twice, changes nothing.
@@ -14,7 +14,7 @@ from billing_tasks.holds.outcomes import Forget, Reschedule
 from billing_tasks.holds.replies import text
 from billing_tasks.settings import Settings
 
-#: Holds and events that one script may add up: about 10 ms in which nobody else is served.
+#: Holds and events that one script may add up: about 10 ms in which no other client is served.
 MOST_IN_A_SHARD = 5000
 
 
@@ -42,7 +42,7 @@ class RecountAccount:
 
 @dataclass(frozen=True, slots=True)
 class ForgetAccount:
-    """Have a copy that PostgreSQL contradicts loaded again."""
+    """Have a cached row that PostgreSQL contradicts loaded again."""
 
     shard: int
     which: str  # user | token
@@ -50,7 +50,7 @@ class ForgetAccount:
     version: int
 
     def command(self, commands: Commands, settings: Settings) -> Command[bool]:  # noqa: ARG002 - all repairs alike
-        """forget.lua; True: the copy is gone"""
+        """forget.lua; True: the cached row is gone"""
         key = commands.keys.account(self.shard, self.which, self.id)
         return call("forget", (key,), (self.version,), lambda reply: text(reply[0]) == Forget.FORGOTTEN)
 

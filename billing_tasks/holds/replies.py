@@ -69,7 +69,7 @@ class LeaseReply:
 
 @dataclass(frozen=True, slots=True)
 class EpochState:
-    """One life of the server, as a shard's `meta` has it; `before_*`: what was left of the last one (0: nothing)."""
+    """One epoch, as a shard's `meta` has it; `before_*`: what was left of the last one (0: nothing)."""
 
     epoch: int
     seq: int
@@ -93,7 +93,7 @@ class OutboxEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def epoch(self) -> int:
-        """The life of the server in which it was filed."""
+        """The epoch in which it was filed."""
         return int(self.entry_id.split("-")[0])
 
     @property
@@ -146,7 +146,7 @@ def parse_hold(packed: bytes | None) -> HoldState | None:
     return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]))
 
 
-#: As outbox.lua writes it and entry.lua reads it; numbers of more digits are nobody's id or quota and fit no bigint.
+#: As outbox.lua writes it and entry.lua reads it; numbers of more digits are no id and no quota and fit no bigint.
 _EVENT = re.compile(rb"([A-Za-z]+) (\S+) " + rb" ".join([rb"(\d{1,18})"] * 5) + rb"(?: .*)?", re.DOTALL)
 _KINDS = {kind.encode(): str(kind) for kind in Kind}
 

@@ -18,7 +18,7 @@ class Script:
     name: str
     body: str
     sha: str
-    fenced: bool  # takes the life that its connection leads to as the last word (connection.py)
+    fenced: bool  # takes the run_id that its connection leads to as the last word (connection.py)
 
 
 @cache

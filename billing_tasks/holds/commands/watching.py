@@ -40,7 +40,7 @@ class Watching(Subject):
         return Command(words, lambda reply: parse_entry(reply[0]) if reply else None)
 
     def ring(self, shard: int) -> Command[bool]:
-        """ring.lua: True unless somebody rang or drains."""
+        """ring.lua: True unless a drainer was called or is at work."""
         return call(
             "ring",
             (self.keys.doorbell(shard),),
@@ -49,6 +49,6 @@ class Watching(Subject):
         )
 
     def epoch(self, shard: int) -> Command[EpochState]:
-        """Epoch and highest seq of the shard, and what was left of the life before; zeros if it was never used."""
+        """Epoch and highest seq of the shard, and what was left of the epoch before; zeros if it was never used."""
         words = ("HMGET", self.keys.meta(shard), "epoch", "seq", "before_epoch", "before_seq")
         return Command(words, lambda reply: EpochState(*(int(number or 0) for number in reply)))

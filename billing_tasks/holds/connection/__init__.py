@@ -1,1 +1,1 @@
-"""Connections to Redis: who gets one, and which run of the server is at its other end."""
+"""Connections to Redis: which caller gets one, and which run of the server is at its other end."""

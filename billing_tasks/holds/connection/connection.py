@@ -1,4 +1,4 @@
-"""A connection to Redis, and which life of the server is at its other end.
+"""A connection to Redis, and which run of the server is at its other end.
 
 A connection ends with the server it leads to, so what that server calls its run
 (`run_id`) is asked for once, when the connection is opened, and goes with every
@@ -21,7 +21,7 @@ from hiredis import pack_command
 
 from billing_tasks.holds.commands import Command
 
-#: Nobody's run: fence.lua asks the server.
+#: Of no run: fence.lua asks the server.
 UNKNOWN = b"-"
 ASK_FOR_RUN_ID = b"INFO server\r\n"
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
@@ -33,12 +33,12 @@ def run_id_in(info: Any) -> bytes:
     return found[1] if found else UNKNOWN
 
 
-def packed(commands: Sequence[Command[Any]], life: bytes) -> bytes:
-    """Commands as they go over the wire. Raises TypeError for what is no word, number or bytes."""
+def packed(commands: Sequence[Command[Any]], run_id: bytes) -> bytes:
+    """Commands as bytes for the connection. Raises TypeError for what is no word, number or bytes."""
     return b"".join(
         [
             pack_command(
-                (*command.words, life) if command.script is not None and command.script.fenced else command.words
+                (*command.words, run_id) if command.script is not None and command.script.fenced else command.words
             )
             for command in commands
         ]
@@ -74,7 +74,7 @@ class Connection:
                     replies.append(exc)
             return replies
         except BaseException:
-            # Whatever it was, a reply may still be under way, and the next caller must not take it for theirs.
+            # Whatever it was, a reply may still be under way, and the next caller must not take it for its own.
             connection.disconnect()
             raise
 

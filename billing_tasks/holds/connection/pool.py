@@ -1,9 +1,9 @@
-"""Who waits for a connection to Redis, and when waiting is given up.
+"""The pool of connections to Redis: which caller gets one, and when the others stop waiting.
 
-There are fewer connections than callers. While Redis answers, whoever waits gets
-one within microseconds. When it stops answering, each call costs a time-out, and
-the callers behind would pay it one after the other: so those who waited while
-others timed out give up with them, and nobody pays more than about one.
+There are fewer connections than callers. While Redis answers, a caller that
+waits gets one within microseconds. When it stops answering, each call costs a time-out, and
+the callers behind would pay it one after the other: so callers that
+waited while others timed out give up with them, and none pays more than about one.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from billing_tasks.holds.connection.connection import Connection
 
 
 class PoolTimeout(redis.RedisError):
-    """All connections were busy for too long, or Redis timed out for those who had one. Nothing was sent."""
+    """All connections were busy for too long, or Redis timed out for the callers that had one. Nothing was sent."""
 
 
 class ConnectionPool:
     """The connections of a process's threads. Made anew in a forked child, whose parent goes on with the old ones."""
 
-    def __init__(self, open_connection: Callable[[], Connection], places: int, wait_seconds: float) -> None:
+    def __init__(self, open_connection: Callable[[], Connection], size: int, wait_seconds: float) -> None:
         self._open_connection = open_connection
         self._wait_seconds = wait_seconds
-        self._count = places
+        self._size = size
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._free = threading.Semaphore(self._count)
+        self._free = threading.Semaphore(self._size)
         self._idle: list[Connection] = []  # the one used last is used next
         self._answered = self._timed_out = 0.0  # when, by the monotonic clock
 
     def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """One round trip. Raises PoolTimeout, or what redis-py raises; replies that are errors are returned."""
         if self._pid != os.getpid():
-            self._reset()  # places that the parent's threads held are not given back here
+            self._reset()  # connections that the parent's threads held come back in the parent only
         free, idle, began = self._free, self._idle, time.monotonic()
         if not free.acquire(timeout=self._wait_seconds):
             raise PoolTimeout("all connections of this process are busy; raise BILLING_REDIS_CONNECTIONS")
@@ -70,7 +70,7 @@ class ConnectionPool:
             return connection.exchange(commands)
 
     def close(self) -> None:
-        """Give up the connections that nobody uses; they open again if they are used again."""
+        """Close the connections that are idle; they open again when they are used."""
         while connection := _taken(self._idle):
             connection.close()
 

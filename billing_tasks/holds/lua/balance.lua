@@ -6,8 +6,8 @@ KEYS[1] meta     hash  run_id, epoch, seq
 KEYS[2] account  hash  user or token
 
 Returns {outcome, balance, held, unposted, age_ms, now_ms, epoch}
-  LOADED      balance is a copy of PostgreSQL's, age_ms old
-  NOT_LOADED  no copy, or one of an older epoch
+  LOADED      balance is PostgreSQL's, cached age_ms ago
+  NOT_LOADED  not cached, or in an older epoch
 ]]
 local meta, account = KEYS[1], KEYS[2]
 --@include fence

@@ -2,7 +2,7 @@
 --[[
 consume: close the request's hold and file what was used in the outbox, in one step.
 
-Why a script: no crash can fall between giving the hold back and recording the
+Why a script: no crash can fall between closing the hold and recording the
 charge. Usage is booked whether or not a hold is open: a late consume still charges.
 Safe to repeat: the tombstone answers; once it is gone the ledger's unique key does.
 A consume that contradicts an earlier one is kept as an event of weight 0.
@@ -13,7 +13,7 @@ KEYS[3] token     hash    held, unposted
 KEYS[4] hold      string  the hold to close; becomes a tombstone
 KEYS[5] due       zset    open holds by expiry
 KEYS[6] outbox    stream  gets the event
-KEYS[7] doorbell  string  set: somebody rang or drains
+KEYS[7] doorbell  string  set: a drainer was called or is at work
 
 ARGV[1] request_id
 ARGV[2] user_id
@@ -60,7 +60,7 @@ if held ~= '0' then
   redis.call('HINCRBY', user, 'held', '-' .. held)
   redis.call('HINCRBY', token, 'held', '-' .. held)
 else
-  -- The copies may be idle and on their way out; the counter must outlive that.
+  -- The cached rows may be idle and about to expire; the counter must outlive that.
   redis.call('PERSIST', user)
   redis.call('PERSIST', token)
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 --[[
-expire: release a hold that nobody came back for, if it really is due.
+expire: release a hold that the gateway did not close in time, if it really is due.
 
 Why a script: between listing what is due and closing it, the gateway may have
 renewed, consumed or released the hold; the check and the close are one step.
@@ -15,7 +15,7 @@ KEYS[3] token     hash    held
 KEYS[4] hold      string  the hold to close; becomes a tombstone
 KEYS[5] due       zset    open holds by expiry
 KEYS[6] outbox    stream  gets the event
-KEYS[7] doorbell  string  set: somebody rang or drains
+KEYS[7] doorbell  string  set: a drainer was called or is at work
 
 ARGV[1] request_id
 ARGV[2] user_id

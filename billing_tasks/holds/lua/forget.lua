@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
 --[[
-forget: have an account's copy loaded again before it is next used.
+forget: have an account's cached row loaded again before it is next used.
 
-Why a script: only the very copy that was found wrong is forgotten; one that was
+Why a script: only the very row that was found wrong is forgotten; one that was
 written meanwhile stays. `held` and `unposted` stay, and so does what they mean.
 Safe to repeat.
 
 KEYS[1] account  hash  user or token
 
-ARGV[1] version  of the copy that is wrong
+ARGV[1] version  of the cached row that is wrong
 
 Returns {outcome}
   FORGOTTEN  the next reservation reads PostgreSQL
-  CHANGED    another copy is there by now, or none
+  CHANGED    another row is cached by now, or none
 ]]
 local account = KEYS[1]
 local version = ARGV[1]

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 --[[
-hand_over: stop draining although events are left; somebody was or will be called.
+hand_over: stop draining although events are left; the next drainer was or will be called.
 
 The doorbell stays set for as long as the next drainer is expected to take, so
 that consumes don't call more of them meanwhile.
@@ -13,7 +13,7 @@ ARGV[2] quiet_ms  how long consumes shall not ring
 
 Returns {outcome}
   LEFT  the lease is gone
-  LOST  the lease was not ours any more
+  LOST  the lease was not this drainer's any more
 ]]
 local drainer, doorbell = KEYS[1], KEYS[2]
 local owner, quiet_ms = ARGV[1], ARGV[2]

@@ -2,7 +2,7 @@
 --[[
 lease: become the shard's only drainer, or stay it for another while.
 
-While somebody drains, the doorbell is kept set: consumes need not ring, because
+While a drainer is at work, the doorbell is kept set: consumes need not ring, because
 `leave` looks into the outbox once more before it lets go of both.
 
 KEYS[1] drainer   string  the owner's name
@@ -13,9 +13,9 @@ ARGV[1] owner
 ARGV[2] lease_ms
 
 Returns {outcome, now_ms, epoch}
-  ACQUIRED  nobody drained
-  RENEWED   it was ours
-  TAKEN     somebody else drains
+  ACQUIRED  the lease was free
+  RENEWED   it was this drainer's
+  TAKEN     another drainer is at work
 ]]
 local drainer, doorbell, meta = KEYS[1], KEYS[2], KEYS[3]
 local owner, lease_ms = ARGV[1], ARGV[2]

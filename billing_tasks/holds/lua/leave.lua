@@ -3,7 +3,7 @@
 leave: stop draining, but only if nothing is left to drain.
 
 Why a script: an event filed between the last look and letting go would find
-the doorbell set and not ring, and nobody would come.
+the doorbell set and not ring, and no drainer would come.
 
 KEYS[1] drainer   string  the owner's name
 KEYS[2] doorbell  string
@@ -14,7 +14,7 @@ ARGV[1] owner
 Returns {outcome}
   LEFT       lease and doorbell are gone
   NOT_EMPTY  go on draining
-  LOST       the lease ran out and is somebody else's, or nobody's
+  LOST       the lease ran out, and perhaps another drainer has it
 ]]
 local drainer, doorbell, outbox = KEYS[1], KEYS[2], KEYS[3]
 local owner = ARGV[1]

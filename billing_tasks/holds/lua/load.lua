@@ -1,9 +1,9 @@
 #!lua
 --[[
-load: put a copy of one PostgreSQL row into the account's hash.
+load: cache one PostgreSQL row in the account's hash.
 
-Why a script: between NOT_LOADED and now the account may have been written by
-somebody who read later. The copy is refused if the reading began too long ago,
+Why a script: between NOT_LOADED and now the account may have been written by a
+caller that read later. The row is refused if the reading began too long ago,
 in another epoch, or brought an older version. `held` and `unposted` are never
 touched: they belong to holds and events, not to PostgreSQL.
 
@@ -18,7 +18,7 @@ ARGV[5] balance       of the row, in quota
 ARGV[6] attributes    what else a reservation must know of it (commands/accounts.py); the field is called facts
 
 Returns {outcome}
-  LOADED       the copy is in place
+  LOADED       the row is cached
   OLDER        a newer version was there already
   TOO_LATE     the reading began more than 5 seconds ago
   OTHER_EPOCH  the server was restarted, restored or promoted meanwhile

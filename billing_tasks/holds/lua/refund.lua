@@ -8,7 +8,7 @@ Safe to repeat: the ledger's refund_id is unique.
 
 KEYS[1] meta      hash    run_id, epoch, seq
 KEYS[2] outbox    stream  gets the event
-KEYS[3] doorbell  string  set: somebody rang or drains
+KEYS[3] doorbell  string  set: a drainer was called or is at work
 
 ARGV[1] request_id    of the charge
 ARGV[2] user_id

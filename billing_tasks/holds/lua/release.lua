@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 --[[
-release: give an open hold back unused, because the upstream call failed.
+release: close an open hold unused, because the upstream call failed.
 
 Why a script: the quota returns and the event that says so is filed in one step.
 Safe to repeat: the tombstone answers. Goes by hold, never by an amount.
@@ -11,7 +11,7 @@ KEYS[3] token     hash    held
 KEYS[4] hold      string  the hold to close; becomes a tombstone
 KEYS[5] due       zset    open holds by expiry
 KEYS[6] outbox    stream  gets the event
-KEYS[7] doorbell  string  set: somebody rang or drains
+KEYS[7] doorbell  string  set: a drainer was called or is at work
 
 ARGV[1] request_id
 ARGV[2] user_id
@@ -23,7 +23,7 @@ ARGV[7] idle_seconds
 
 Returns {outcome, held, ring}
   RELEASED              the quota is back; held = how much
-  ALREADY_RELEASED      released or expired before; nothing to give back
+  ALREADY_RELEASED      released or expired before; nothing to release
   ALREADY_CONSUMED      the request was charged; refund the charge instead
   NO_HOLD               no trace of a hold: never made, forgotten, or lost with the server
   IDEMPOTENCY_CONFLICT  the hold is another user's or token's

@@ -8,8 +8,8 @@ Safe to repeat: a request_id that is held already takes nothing again.
 Refused before the first write when memory is full (no allow-oom).
 
 KEYS[1] meta      hash    run_id, epoch, seq
-KEYS[2] user      hash    copy of the user's row, and held, unposted
-KEYS[3] token     hash    copy of the token's row, and held, unposted
+KEYS[2] user      hash    the user's cached row, and held, unposted
+KEYS[3] token     hash    the token's cached row, and held, unposted
 KEYS[4] hold      string  the hold to open
 KEYS[5] due       zset    open holds by expiry (milliseconds, this server's clock)
 KEYS[6] outbox    stream  its length is the backlog
@@ -20,7 +20,7 @@ ARGV[3] token_id
 ARGV[4] amount         quota, 0 to 2^53
 ARGV[5] ttl_ms
 ARGV[6] backlog_limit  events
-ARGV[7] fresh_ms       an older copy answers STALE; 0: any age will do
+ARGV[7] fresh_ms       an older cached row answers STALE; 0: any age will do
 
 Returns {outcome, a, b, now_ms, epoch}
   HELD                     open now; a = expires_at_ms, b = user's available quota after it
@@ -28,9 +28,9 @@ Returns {outcome, a, b, now_ms, epoch}
   HOLD_CLOSED              the same request was consumed, released or expired; a = which
   IDEMPOTENCY_CONFLICT     the request_id came before with another user, token or amount
   BACKLOG_FULL             a = events waiting
-  NOT_LOADED               the user's or the token's copy is missing or of an older epoch
-  STALE                    a copy is older than fresh_ms
-  USER_DISABLED            b = age of the copy in ms, here and below
+  NOT_LOADED               the user or the token is not cached, or in an older epoch
+  STALE                    a cached row is older than fresh_ms
+  USER_DISABLED            b = age of the cached row in ms, here and below
   TOKEN_OF_ANOTHER_USER
   TOKEN_DISABLED
   TOKEN_EXPIRED
@@ -84,7 +84,7 @@ end
 local expires_at = now_ms + ttl_ms
 redis.call('SET', hold, table.concat({'held', user_id, token_id, amount, '-'}, ' '))
 redis.call('ZADD', due, expires_at, request_id)
--- An idle copy is on its way out (EXPIRE); one that carries a hold must stay.
+-- An idle account is about to expire; one that carries a hold must stay.
 if user_held + user_unposted == 0 then redis.call('PERSIST', user) end
 if token_held + token_unposted == 0 then redis.call('PERSIST', token) end
 redis.call('HINCRBY', user, 'held', amount)

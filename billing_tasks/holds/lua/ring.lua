@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
 --[[
-ring: claim the right to call a drainer, for an outbox that perhaps nobody was called for.
+ring: claim the right to call a drainer, for an outbox that perhaps no drainer was called for.
 
 Why a script: a server whose memory is full refuses a plain SET, and then a ring
 that was lost would never be repeated for the outbox that fills the memory.
 
-KEYS[1] doorbell  string  set: somebody rang or drains
+KEYS[1] doorbell  string  set: a drainer was called or is at work
 
 ARGV[1] doorbell_ms
 
 Returns {outcome}
   RUNG      the caller is to call a drainer
-  ATTENDED  somebody rang within doorbell_ms, or drains
+  ATTENDED  a drainer was called within doorbell_ms, or is at work
 ]]
 local doorbell = KEYS[1]
 local doorbell_ms = ARGV[1]

@@ -6,7 +6,7 @@ Why a script: an event and its weight in `unposted` leave together, and the
 balance that PostgreSQL returned is written no later than that, so that quota is
 counted by the balance or by `unposted` at every moment.
 Owner and weight are read from the outbox entry itself, never from ARGV: a
-worker that mixes up its batch can't move anybody's quota.
+worker that mixes up its batch can't move another user's quota.
 Safe to repeat: an entry that is gone changes nothing.
 
 KEYS[1] meta       hash    run_id, epoch, seq
@@ -101,13 +101,13 @@ local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 
 local row_of = {}
 for at = 6 + events * 2, #ARGV - 4, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
 
--- The fields of a copy that this row makes better, for HSET; those that stay as they are cost more than a look.
+-- The fields of a cached row that this row makes better, for HSET; to write those that stay costs more than a look.
 local function news(account, row, version, loaded_epoch, floor_epoch, attributes)
   if not row then return {} end
   local row_version, known_version = ARGV[row + 1], tonumber(version or 0)
   if not same_epoch then
-    -- The row was read in another life of this server, so it may be old by now; but whoever loads the
-    -- account in this life must not bring less than it, or the charge would count nowhere.
+    -- The row was read in another epoch, so it may be old by now; but a caller that loads the account
+    -- in this epoch must not bring less than it, or the charge would count nowhere.
     local trusted = loaded_epoch == current_epoch or floor_epoch == current_epoch
     if not trusted or known_version < tonumber(row_version) then
       redis.call('HDEL', account, 'loaded_epoch')
@@ -136,7 +136,7 @@ for i = 3, #KEYS do
     end
   end
   if #fields > 0 then redis.call('HSET', account, unpack(fields)) end
-  -- A copy with nothing held and nothing unposted explains nothing: let it leave after a while.
+  -- An account with nothing held and nothing unposted has no counters to keep: let it expire after a while.
   if tonumber(known[5] or 0) == 0 and unposted == weight then redis.call('EXPIRE', account, idle_seconds) end
 end
 return {removed, gone, mismatched}

@@ -1,4 +1,4 @@
--- Give an open hold back: the event first, then the counters, then the tombstone.
+-- Release an open hold: the event first, then the counters, then the tombstone.
 -- `weight` stays set aside (in `unposted`) until the ledger has booked the event: '0', or all that was held.
 local function close_unused(k, state, request_id, user_id, token_id, held, weight, payload, tombstone_ms, idle_seconds,
     epoch)

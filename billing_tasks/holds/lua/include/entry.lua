@@ -1,6 +1,6 @@
 -- What outbox.lua wrote of an event; empty words and a weight of 0 for what it did not write. Words and fields behind
 -- those it knows are a later release's and are ignored.
--- replies.parse_entry reads the same, to the letter: a script that saw a weight where the worker saw none
+-- replies.parse_entry reads exactly the same: a script that saw a weight where the worker saw none
 -- would keep the entry for ever.
 local function read_entry(entry)
   local kind, request_id, user_id, token_id, weight, held, filed_ms, more

@@ -1,5 +1,5 @@
 -- Needs hold and entry. What an account's counters should be: the sum of its open holds, and of its events' weights.
--- Nothing if the shard has more than `most` of both: reading them would keep everybody else waiting.
+-- Nothing if the shard has more than `most` of both: reading them would keep all other clients waiting.
 local function explained(prefix, due, outbox, which, id, most)
   if redis.call('ZCARD', due) + redis.call('XLEN', outbox) > tonumber(most) then return nil end
   local holds, weights = 0, 0

@@ -1,7 +1,7 @@
 -- The server's clock, and the shard's epoch. Included by every script that trusts what it reads.
--- An epoch is one life of one server: when its run_id is not the one in `meta`, this server was
+-- An epoch is one run of one server: when its run_id is not the one in `meta`, this server was
 -- restarted, restored or promoted, and what it remembers may be old. The epoch then moves on, the
--- outbox numbering starts again, and account copies of older epochs count as not loaded.
+-- outbox numbering starts again, and accounts cached in older epochs count as not loaded.
 -- The last word of ARGV is the run_id that the caller's connection was told when it was opened. A
 -- connection does not outlive its server, so that word is right if it is the one in `meta`; in any
 -- other case the server is asked (INFO takes 8 us).
@@ -16,7 +16,7 @@ local function fence(meta)
   local now_us = time[1] * 1000000 + time[2]
   local before = epoch
   epoch = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now_us))
-  -- What this server remembers of the life before, so that the ledger can tell how much of it is missing.
+  -- What this server remembers of the epoch before, so that the ledger can tell how much of it is missing.
   local seq = redis.call('HGET', meta, 'seq')
   if before then redis.call('HSET', meta, 'before_epoch', before, 'before_seq', seq or 0) end
   redis.call('HSET', meta, 'run_id', run_id, 'epoch', epoch, 'seq', 0)

@@ -1,4 +1,4 @@
--- A copy with nothing held and nothing unposted explains nothing: let it leave after a while.
+-- An account with nothing held and nothing unposted has no counters to keep: let it expire after a while.
 local function expire_if_idle(account, idle_seconds)
   local held, unposted = unpack(redis.call('HMGET', account, 'held', 'unposted'))
   if tonumber(held or 0) == 0 and tonumber(unposted or 0) == 0 then

@@ -8,7 +8,7 @@ local function append(meta, outbox, epoch, kind, request_id, user_id, token_id, 
     'payload', payload)
 end
 
--- 1 if the caller should ring: nobody did within doorbell_ms, and nobody drains.
+-- 1 if the caller should ring: no call was made within doorbell_ms, and no drainer is at work.
 local function ring(doorbell, doorbell_ms)
   if redis.call('SET', doorbell, '1', 'NX', 'PX', doorbell_ms) then return 1 end
   return 0
