@@ -17,7 +17,7 @@ from billing_tasks.runtime import Runtime
 
 
 class Watcher(Collector):
-    """Looks at Redis and PostgreSQL whenever somebody scrapes."""
+    """Looks at Redis and PostgreSQL whenever Prometheus scrapes."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._admin = Admin(runtime)

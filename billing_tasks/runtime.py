@@ -36,7 +36,7 @@ class Runtime:
 
     @functools.cached_property
     def doorbell(self) -> Publisher:
-        """The publisher of this process. Loads Celery when it is first asked for; who only reads never does."""
+        """The publisher of this process. Loads Celery at the first use; a program that only reads never does."""
         from billing_tasks.broker.publisher import Publisher  # noqa: PLC0415
 
         return Publisher(self.settings)
@@ -97,7 +97,7 @@ class Runtime:
         self.ledger.dispose_after_fork()
 
     def close(self) -> None:
-        """Send waiting rings, give all connections back."""
+        """Send waiting rings, close all connections."""
         if "doorbell" in vars(self):
             self.doorbell.close()
         self.holds.close()

@@ -34,10 +34,12 @@ class Settings(BaseSettings):
     queue: str = Field("celery", description="the queue workers read; Celery's default, so that bare producers find it")
     dispatch: Literal["batch", "request"] = Field("batch", description="request: one Celery task per consume")
 
-    hold_ttl_seconds: int = Field(600, ge=1, le=86_400, description="a hold nobody came back for is released")
+    hold_ttl_seconds: int = Field(
+        600, ge=1, le=86_400, description="a hold that is neither consumed nor renewed is released"
+    )
     tombstone_seconds: int = Field(600, ge=1, le=86_400, description="how long a closed hold answers repeats")
-    fresh_seconds: int = Field(60, ge=1, description="an older account copy is reloaded before it is used")
-    refusal_fresh_seconds: int = Field(1, ge=0, description="an older copy is reloaded before it refuses")
+    fresh_seconds: int = Field(60, ge=1, description="an older cached account is reloaded before it is used")
+    refusal_fresh_seconds: int = Field(1, ge=0, description="an older cached account is reloaded before it refuses")
     idle_seconds: int = Field(3600, ge=60, description="accounts with nothing held or unposted leave Redis after this")
     trust_multiplier: int = Field(
         100, ge=1, description="`trusted` if available is more than this many times the amount"
@@ -60,7 +62,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(8, ge=1, description="automatic retries of a dead letter before a person must look")
 
     expire_every_seconds: float = Field(5.0, gt=0, description="beat: release holds that are due")
-    ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes nobody drains")
+    ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes that no worker drains")
 
     spool_folder: Path | None = Field(
         None, description="if Redis and PostgreSQL are both away, usage is kept here and relayed later; off without"
@@ -103,7 +105,7 @@ def load_settings() -> Settings:
 
 
 def redact(url: str) -> str:
-    """The address without its password, for people's eyes."""
+    """The address without its password, for output."""
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -17,12 +17,12 @@ BEGIN, END = "<!-- fields of ConsumeLog -->\n", "<!-- end -->"
 
 def fields_of_consume_log() -> str:
     """The table of fields: name, type with its bounds, default, where the ledger keeps it, meaning."""
-    places = {name: place for place, names in json_fields().items() for name in names}
+    columns = {name: column for column, names in json_fields().items() for name in names}
     lines = ["| field | type | left out | kept in | |", "|---|---|---|---|---|"]
     for name, declared in ConsumeLog.model_fields.items():
         left_out = "required" if declared.is_required() else f"`{json.dumps(declared.default)}`"
-        kept = f"`{places[name].value}`" if name in places else "a column"
-        meaning = declared.description or ("a quantity" if places.get(name) is Stored.USAGE else "")
+        kept = f"`{columns[name].value}`" if name in columns else "a column"
+        meaning = declared.description or ("a quantity" if columns.get(name) is Stored.USAGE else "")
         lines.append(f"| `{name}` | {_type(declared)} | {left_out} | {kept} | {meaning} |")
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,7 @@ __all__ = ["Accounts", "Admin", "AsyncAdmin", "Page"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: whoever needs only Accounts must not wait for the rest.
+    # Lazily: a gateway that needs only Accounts must not wait for the rest.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -226,7 +226,7 @@ class Accounts:
 
     async def _pushed(self, user_id: int, change: InLedger[T], row: Callable[[T], UserRow | TokenRow]) -> T:
         commands = self._runtime.commands
-        clock = await clock_of(user_id, commands)  # before the change: a copy is as old as its reading
+        clock = await clock_of(user_id, commands)  # before the change: a cached row is as old as its reading
         done = await change
         changed = row(done)
         users = [changed] if isinstance(changed, UserRow) else []
@@ -235,7 +235,7 @@ class Accounts:
         return done
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close connections."""
         self._runtime.close()
 
     def __enter__(self) -> Self:

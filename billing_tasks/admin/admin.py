@@ -38,7 +38,7 @@ class Admin:
         return cls(Runtime(settings or load_settings()))
 
     def status(self, *, workers: bool = True) -> Status:
-        """How much waits, what failed, who answers. Raises nothing: a server that is away is one of `problems`.
+        """How much waits, what failed, which workers answer. Raises nothing: an absent server is one of `problems`.
 
         `workers=False` does not ask the workers, which takes a second.
         """

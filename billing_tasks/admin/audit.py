@@ -15,7 +15,7 @@ class Reconciled:
     """What was off, what could be done about it, what was done, and what is off still."""
 
     before: Report
-    repairs: list[Repair]  # what may be made without asking anybody
+    repairs: list[Repair]  # what may be made without asking an operator
     repaired: list[Repair]  # those that changed something
     after: Report  # the same as `before` if nothing was changed
 

@@ -134,7 +134,7 @@ class DeadLetters:
     def retry(self, number: int, *, actor: str, comment: str = "", attempt: int | None = None) -> Attempted:
         """Try to book it now, in this process. `attempt`: which one it is, if it was sent as a task.
 
-        Raises the error that says why not; the dead letter's row says it too. An error that is none of ours is
+        Raises the error that says why not; the dead letter's row says it too. An error of another kind is
         noted in the row before it is raised again: else the dead letter would be due, and meet it, for ever.
         """
         r = self._runtime
@@ -179,7 +179,7 @@ class DeadLetters:
         """Send those whose own time has come. What beat does. Raises as `send` does."""
         return self._runtime.run(retrying.send_again(limit=limit, due_only=True, settings=self._runtime.settings))
 
-    # -- deciding -----------------------------------------------------------------------------------------
+    # -- resolving ----------------------------------------------------------------------------------------
 
     def discard(self, number: int, *, actor: str, comment: str) -> Result:
         """Decide that it stays unbooked. Raises InvalidRequest if it was booked, or without a comment."""
@@ -217,12 +217,12 @@ def _actor(actor: str) -> str:
 
 def _comment(comment: str) -> str:
     if not check_text("comment", comment, 2000).strip():
-        raise InvalidRequest("Say why: somebody will ask.")
+        raise InvalidRequest("Say why: comment is kept with the dead letter.")
     return comment
 
 
 def _check(wanted: DeadLetterFilter) -> None:
-    """Raises InvalidRequest. An empty list would match all, where somebody meant those in it."""
+    """Raises InvalidRequest. An empty list would match all, where the caller meant those in it."""
     check_filters(wanted, DeadLetterFilter.__annotations__)
     given: dict[str, Any] = dict(wanted)
     for name, most in _LISTS.items():

@@ -51,7 +51,7 @@ def _check(wanted: EntryFilter) -> None:
         if wanted.get(name) is not None:
             check_int(name, wanted[name], 1)
     for name in ("request_id", "client_key"):
-        # Empty would match all, where somebody meant one.
+        # Empty would match all, where the caller meant one.
         if wanted.get(name) is not None and not check_text(name, wanted[name], 200):  # type: ignore[literal-required]
             raise InvalidRequest(f"{name} is empty; leave it out to have all.")
     unknown = set(wanted.get("kinds") or ()) - set(KINDS)

@@ -1,4 +1,4 @@
-"""Twins for asyncio: each method of a class awaited, while it runs in a thread. No second copy of what it does.
+"""Twins for asyncio: each method of a class awaited, while it runs in a thread. What it does is written once.
 
 A caller that is cancelled stops waiting; the call in its thread runs to its end. That harms nothing: what
 changes something is safe to repeat.

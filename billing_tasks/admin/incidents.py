@@ -56,7 +56,7 @@ class Cause:
 
     @property
     def unseen(self) -> tuple[datetime, datetime] | None:
-        """Between which moments the events that nobody saw were filed; None: all were seen."""
+        """Between which moments the events that no look saw were filed; None: all were seen."""
         if self.incidents[0].unseen_from is None:
             return None
         begin = min(incident.unseen_from or incident.noticed_at for incident in self.incidents)

@@ -88,14 +88,14 @@ class Listing(Generic[R, K]):
 
 
 def check_filters(given: Mapping[str, object], known: Collection[str]) -> None:
-    """Raises InvalidRequest for a filter that nobody knows: ignored, it would let through what it should keep out."""
+    """Raises InvalidRequest for an unknown filter: ignored, it would let through what it should keep out."""
     unknown = given.keys() - set(known)
     if unknown:
         raise InvalidRequest(f"There is no filter {', '.join(sorted(unknown))}; filters are {', '.join(known)}.")
 
 
 def check_times(since: datetime | None, before: datetime | None) -> None:
-    """Raises InvalidRequest for a time without a time zone: nobody knows which moment it is."""
+    """Raises InvalidRequest for a time without a time zone: it could be any of many moments."""
     for name, moment in (("since", since), ("before", before)):
         if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
             raise InvalidRequest(f"{name} must be a datetime with a time zone, for instance datetime.now(UTC).")

@@ -30,7 +30,7 @@ class Status:
 
     redis: Watched | None  # backlog, age of its oldest event in ms, open holds; None: Redis is away
     postgresql: Kept | None  # None: PostgreSQL is away
-    workers: list[str] | None  # that answered within a second; None: nobody asked
+    workers: list[str] | None  # that answered within a second; None: they were not asked
     problems: list[str] = field(default_factory=list)  # what the servers that are away said
 
     @property
@@ -52,9 +52,9 @@ class Status:
 
 
 def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
-    """Ask everybody; a server that is away is a problem in the answer and keeps the others from nothing.
+    """Ask both servers and the workers; one that is away is a problem in the answer and keeps the others from nothing.
 
-    `workers`: ask them, too, which takes a second.
+    `workers=False` does not ask the workers, which saves a second.
     """
     redis, postgresql, problems = None, None, []
     try:

@@ -1,4 +1,4 @@
-"""What the operator's API takes and answers with, in one place for those who present it. Loads no server's library."""
+"""What the operator's API takes and answers with, for the doors that present it. Loads no server's library."""
 
 from billing_tasks.admin.one_by_one import NOT_FOUND, Result
 from billing_tasks.admin.paging import Page

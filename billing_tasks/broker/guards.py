@@ -7,7 +7,7 @@ eleven restarts under load ended so). Said as the connection error that it is, e
 caller handles it: the worker reconnects, and the message, still in Redis's
 `unacked` hash, is delivered again.
 
-A Redis whose memory is full refuses kombu's writes, so that nobody could be called
+A Redis whose memory is full refuses kombu's writes, so that no worker could be called
 to drain the outboxes that fill it. Calls of tasks that free memory, and the note
 that a message was taken, are written all the same.
 
@@ -87,7 +87,7 @@ class QoS(kombu_redis.QoS):
 
 
 class Message(virtual.Message):
-    """Refuses a body that is nested too deeply, compressed or not, before anybody decodes it."""
+    """Refuses a body that is nested too deeply, compressed or not, before it is decoded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: Published even if the broker's memory is full: they empty outboxes and close holds.
 FREE_MEMORY: Final = frozenset({SETTLE, EXPIRE_HOLDS, RING_STALE})
 
-#: After a broker error: long enough not to hammer it, short enough that nobody waits for beat.
+#: After a broker error: long enough not to hammer it, short enough that no event waits for beat.
 RETRY_SECONDS = 1.0
 #: A broker that takes the connection and says nothing is given up after this; a retry follows at once.
 SILENCE_SECONDS = 2.0
@@ -132,7 +132,7 @@ class Publisher:
         return self._app
 
     def close(self, timeout_seconds: float = 2.0) -> None:
-        """Send what still waits, for at most `timeout_seconds`, and give the connections back."""
+        """Send what still waits, for at most `timeout_seconds`, and close the connections."""
         thread, deadline = self._thread, time.monotonic() + timeout_seconds
         if thread is not None and self._pid == os.getpid():
             with self._wake:

@@ -179,7 +179,7 @@ class AsyncBookkeeper(BookkeeperBase):
         await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Wait for charges that are still settling, send waiting rings, give connections back."""
+        """Wait for charges that are still settling, send waiting rings, close connections."""
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._holds.close()
         await asyncio.to_thread(self._relayer.close)

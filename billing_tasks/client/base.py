@@ -137,7 +137,7 @@ class BookkeeperBase:
                 if last:
                     raise
             except ReservationClosed:
-                return  # another call consumed it under this request_id: then there is nothing to give back
+                return  # another call consumed it under this request_id: then there is nothing to release
 
     def _renew(self, reservation: Reservation, ttl_seconds: int | None) -> Flow[int]:
         ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds

@@ -161,7 +161,7 @@ class Bookkeeper(BookkeeperBase):
         self._run(self._settle_charge(charge, exc))
 
     def close(self) -> None:
-        """Send waiting rings, give connections back."""
+        """Send waiting rings, close connections."""
         self._renewer.close()
         self._relayer.close()
         self._runtime.close()

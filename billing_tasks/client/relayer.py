@@ -1,4 +1,4 @@
-"""Relays what lies in the spool as soon as a server is back: at the next start, and while this process lives.
+"""Relays what lies in the spool as soon as a server is back: at the next start, and while this process runs.
 
 One thread per Bookkeeper that has something to relay; it ends when the folder is empty.
 """
@@ -109,7 +109,7 @@ class Relayer:
                     log.exception("the spool %s can't be relayed", self._settings.spool_folder)
                     done = Relayed(left=1)
                 with self._lock:
-                    # Under the lock: whoever keeps an event from now on wakes another thread.
+                    # Under the lock: a call that keeps an event from now on starts another thread.
                     if not done.left and not (runtime.spool and runtime.spool.waiting()):
                         self._thread = None
                         return

@@ -1,6 +1,6 @@
-"""Copies of accounts: from PostgreSQL into Redis. Shared by every flow that needs or changes one.
+"""The account cache: rows from PostgreSQL into Redis. Shared by every flow that needs or changes one.
 
-A copy that can't be written is no harm: the next reservation loads it.
+A row that can't be cached is no harm: the next reservation loads it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from billing_tasks.model.account import TokenRow, UserRow
 
 
 async def load_accounts(*, user_id: int, token_id: int, began_ms: int, epoch: str, commands: Commands) -> None:
-    """Read user and token from PostgreSQL and put copies into Redis.
+    """Read user and token from PostgreSQL and cache them in Redis.
 
     `began_ms` and `epoch` are Redis's, from before the reading. Raises UserNotFound,
     TokenRefused (unknown, other_user) or Unavailable.
@@ -27,7 +27,7 @@ async def load_accounts(*, user_id: int, token_id: int, began_ms: int, epoch: st
     if token is None:
         raise TokenRefused(f"There is no token {token_id}.", reason="unknown")
     if token.user_id != user_id:
-        # Its copy would lie in the wrong shard, where no settlement refreshes it.
+        # Its cached row would lie in the wrong shard, where no settlement refreshes it.
         raise TokenRefused(f"Token {token_id} does not belong to user {user_id}.", reason="other_user")
     await together(
         [

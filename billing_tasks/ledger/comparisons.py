@@ -1,4 +1,4 @@
-"""What copies and counters elsewhere are compared with: balances of many accounts, and totals."""
+"""What the account cache and counters elsewhere are compared with: balances of many accounts, and totals."""
 
 from __future__ import annotations
 

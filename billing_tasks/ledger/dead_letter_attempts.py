@@ -38,7 +38,7 @@ class Attempts(Part):
     """Books dead letters."""
 
     def book_dead_letter(
-        self, letter_id: int, shard: int, event: Event, verdict: Callable[[DeadLetter, PostOutcome], Mark]
+        self, number: int, shard: int, event: Event, verdict: Callable[[DeadLetter, PostOutcome], Mark]
     ) -> tuple[DeadLetter | None, PostedBatch | None]:
         """Book a dead letter's event and mark the dead letter by `verdict`, both or neither.
 
@@ -49,7 +49,7 @@ class Attempts(Part):
 
         def work(connection: sa.Connection) -> tuple[DeadLetter | None, PostedBatch | None]:
             row = connection.execute(
-                sa.select(*COLUMNS).where(DeadLetterRecord.id == letter_id).with_for_update()
+                sa.select(*COLUMNS).where(DeadLetterRecord.id == number).with_for_update()
             ).one_or_none()
             dead_letter = None if row is None else dead_letter_of(row)
             if dead_letter is None or not dead_letter.open:
@@ -58,7 +58,7 @@ class Attempts(Part):
             # `verify` takes that as the reason if others used the same quota meanwhile.
             late = msgspec.structs.replace(event, held_quota=0) if event.kind is Kind.CONSUME else event
             batch = post_one(connection, shard, late)
-            connection.execute(marking(letter_id, verdict(dead_letter, batch.outcomes[0])))
+            connection.execute(marking(number, verdict(dead_letter, batch.outcomes[0])))
             return dead_letter, batch
 
         return self._db.transaction(work)
@@ -66,7 +66,7 @@ class Attempts(Part):
     def preview(self, shard: int, event: Event) -> PostPreview:
         """What the ledger would answer to this event now. It is booked, asked about, and rolled back.
 
-        So the answer is the ledger's own and not a copy of its rules. While it lasts, a few
+        So the answer is the ledger's own, and its rules are written once. While it lasts, a few
         milliseconds, the user's row is locked. Raises as `book_dead_letter` does.
         """
 

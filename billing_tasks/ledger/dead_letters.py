@@ -85,9 +85,9 @@ class DeadLetters(Part):
         row = self._db.statement(_with_history(kept, line, only=kept.c.new))[0]
         return dead_letter_of(row[:-1]), bool(row.new)
 
-    def get_dead_letter(self, letter_id: int) -> DeadLetter | None:
+    def get_dead_letter(self, number: int) -> DeadLetter | None:
         """None if there is none."""
-        rows = self._db.statement(sa.select(*COLUMNS).where(DeadLetterRecord.id == letter_id))
+        rows = self._db.statement(sa.select(*COLUMNS).where(DeadLetterRecord.id == number))
         return dead_letter_of(rows[0]) if rows else None
 
     def dead_letters(
@@ -134,9 +134,9 @@ class DeadLetters(Part):
         """Take dead letters to attempt them: they become `retrying`, one attempt more. Without states: those retrying.
 
         Whose turn was longest ago comes first, so dead letters that fail again don't starve the rest.
-        Two claims at once never return the same dead letter. Whoever claimed it has `lease_seconds` to mark it;
+        Two claims at once never return the same dead letter. The caller that claimed it has `lease_seconds` to mark it;
         after that (the worker died, say) it is due again. `due_only=False` does not wait for a dead letter's
-        time, nor for another's lease. A failed dead letter has no time: it is due for whoever asks for failed ones.
+        time, nor for another's lease. A failed dead letter has no time: it is due whenever failed ones are asked for.
         """
         wanted["states"] = wanted.get("states") or (DeadLetterState.RETRYING,)
         due = (
@@ -175,7 +175,7 @@ class DeadLetters(Part):
     def give_up_lost_attempts(self, *, after_attempts: int) -> int:
         """Dead letters that were claimed that often and never marked wait for a person from now on; how many.
 
-        Whoever attempts such a dead letter dies of it, or its messages are lost.
+        A worker that attempts such a dead letter dies of it, or its messages are lost.
         """
         given_up = (
             sa.update(DeadLetterRecord)
@@ -194,7 +194,7 @@ class DeadLetters(Part):
 
     def mark_dead_letter(
         self,
-        letter_id: int,
+        number: int,
         state: DeadLetterState,
         *,
         what: HistoryKind | None = None,
@@ -206,7 +206,7 @@ class DeadLetters(Part):
         attempts: int = 0,
         only_from: Collection[DeadLetterState] = (),
     ) -> DeadLetter | None:
-        """Say how it went: the new state, who decided and why, which attempt it was. None: no such dead letter.
+        """Say how it went: the new state, actor and comment, which attempt it was. None: no such dead letter.
 
         `only_from`: leave a dead letter alone that is in another state meanwhile; None then, too.
         """
@@ -220,12 +220,12 @@ class DeadLetters(Part):
             attempts=attempts,
             next_attempt_seconds=next_attempt_seconds,
         )
-        rows = self._db.statement(marking(letter_id, mark, only_from=only_from))
+        rows = self._db.statement(marking(number, mark, only_from=only_from))
         return dead_letter_of(rows[0]) if rows else None
 
-    def dead_letter_history(self, letter_id: int) -> list[HistoryEntry]:
+    def dead_letter_history(self, number: int) -> list[HistoryEntry]:
         """All that happened to one dead letter, in order."""
-        statement = sa.select(*_LINE).where(HistoryRecord.letter_id == letter_id).order_by(HistoryRecord.id)
+        statement = sa.select(*_LINE).where(HistoryRecord.letter_id == number).order_by(HistoryRecord.id)
         return [HistoryEntry(row.at, HistoryKind(row.what), *row[2:]) for row in self._db.statement(statement)]
 
     def count_dead_letters(self) -> dict[DeadLetterState, int]:
@@ -245,7 +245,7 @@ class DeadLetters(Part):
         return [*conditions, DeadLetterRecord.id.in_(carrying(self._db, given, conditions))] if given else conditions
 
 
-def marking(letter_id: int, mark: Mark, *, only_from: Collection[DeadLetterState] = ()) -> sa.Select[Any]:
+def marking(number: int, mark: Mark, *, only_from: Collection[DeadLetterState] = ()) -> sa.Select[Any]:
     """The statement that marks a dead letter and notes it in its history; its row is the dead letter."""
     changes: dict[str, Any] = {
         "state": mark.state.value,
@@ -259,7 +259,7 @@ def marking(letter_id: int, mark: Mark, *, only_from: Collection[DeadLetterState
         changes["reason"] = _printable(mark.reason, _LONGEST_ID)
     if mark.error is not None:
         changes["error"] = _printable(mark.error, _LONGEST_ERROR)
-    update = sa.update(DeadLetterRecord).where(DeadLetterRecord.id == letter_id).values(changes).returning(*COLUMNS)
+    update = sa.update(DeadLetterRecord).where(DeadLetterRecord.id == number).values(changes).returning(*COLUMNS)
     if only_from:
         update = update.where(DeadLetterRecord.state.in_([state.value for state in only_from]))
     marked = update.cte("marked")

@@ -25,10 +25,10 @@ _AWAY: Final = (
     "57014",  # statement_timeout
     _READ_ONLY,
     "25P03",  # idle_in_transaction_session_timeout
-    "55P03",  # lock_timeout: waited for already; whoever holds the lock may hold it for minutes
+    "55P03",  # lock_timeout: waited for already; the transaction that has the lock may keep it for minutes
 )
 
-#: The schema is older than this program. Retrying helps as soon as somebody has migrated.
+#: The schema is older than this program. Retrying helps as soon as the operator has migrated.
 _NOT_MIGRATED: Final = ("3F000", "42P01", "42883", "42703", "42704")
 
 #: What LedgerRefusedData.reason says if only the month for the time inside the id is missing: `migrate` makes it.

@@ -1,4 +1,4 @@
-"""How far each outbox was read, and the incidents that reading uncovered. Detects loss; decides nothing."""
+"""How far each outbox was read, and the incidents that reading uncovered. Detects loss; changes no balance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OBSERVE: Final = sa.text("select billing.observe_outboxes(cast(:looks as text),
 
 @dataclass(frozen=True, slots=True)
 class OutboxLook:
-    """What Redis says of a shard's outbox. `before_*`: what it still knew of its life before the last restart."""
+    """What Redis says of a shard's outbox. `before_*`: what it still knew of the epoch before the last restart."""
 
     shard: int
     epoch: int

@@ -57,7 +57,7 @@ class Reads(Part):
         return columns.token_row(rows[0])
 
     def get_channel(self, channel_id: int) -> ChannelRow | None:
-        """None if nobody created it."""
+        """None if it was never created."""
         rows = self._db.statement(_CHANNELS.where(Channel.id == channel_id))
         return ChannelRow(*rows[0]) if rows else None
 

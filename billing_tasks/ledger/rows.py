@@ -62,7 +62,7 @@ class EntryRow:
     usage: dict[str, Any] | None  # the object that the upstream sent
     fingerprint: str  # hex
     created_at: datetime  # when it was booked
-    used_at: datetime  # when it was used, refunded or given back
+    used_at: datetime  # when it was used, refunded or released
     price_version: int | None  # None: priced by ratios
     cost: int | None  # what the upstream charges, in quota
     meters: dict[str, int]  # quantities of meters without a field of their own
@@ -88,7 +88,7 @@ class DeadLetterState(StrEnum):
     RETRYING = "retrying"  # tried again by itself at next_attempt_at
     FAILED = "failed"  # waits for a person
     RESOLVED = "resolved"  # booked after all
-    DISCARDED = "discarded"  # a person decided that it is not booked
+    DISCARDED = "discarded"  # a person resolved that it is not booked
 
 
 #: States in which a dead letter may still be booked.
@@ -160,8 +160,8 @@ class HistoryEntry:
 
     at: datetime
     what: HistoryKind
-    actor: str  # "": nobody asked
-    comment: str  # in the words of who asked
+    actor: str  # "": no person asked
+    comment: str  # in the actor's words
     reason: str  # a code
     error: str  # a sentence
     attempt: int | None
@@ -203,7 +203,7 @@ class RequestState:
     refunded: int  # by refunds, so far
     refund_quota: int | None  # booked under this refund_id; None: nothing
     released: bool  # its hold ended unused
-    expired: bool  # ... because nobody came back
+    expired: bool  # ... because it ran out
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ class OutboxCursor:
 class Incident:
     """A sign that events of an outbox were lost or came back.
 
-    Between `events_bound` and `events_at_most` events are concerned. Those that nobody saw were filed between
+    Between `events_bound` and `events_at_most` events are concerned. Those that no look saw were filed between
     `unseen_from` and `unseen_to`: the gateways' own logs of that time know them.
     """
 

@@ -1,1 +1,1 @@
-"""Plain data, one form of each fact. Nothing here knows a server."""
+"""Plain data, one form of each thing. Nothing here knows a server."""

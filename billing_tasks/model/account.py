@@ -6,7 +6,7 @@ import msgspec
 
 
 class UserRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A user as PostgreSQL has it; what Redis keeps a copy of. In the order of billing.user_row."""
+    """A user as PostgreSQL has it, and as Redis caches it. In the order of billing.user_row."""
 
     id: int
     quota: int  # remaining
@@ -18,7 +18,7 @@ class UserRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class TokenRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A token as PostgreSQL has it; what Redis keeps a copy of. In the order of billing.token_row."""
+    """A token as PostgreSQL has it, and as Redis caches it. In the order of billing.token_row."""
 
     id: int
     user_id: int

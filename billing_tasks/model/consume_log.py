@@ -52,7 +52,7 @@ def _usage_detail(value: object) -> object:
         raise ValueError(f"has {len(encoded)} bytes as JSON; at most {MAX_USAGE_BYTES} are kept")
     if b"\\u0000" in encoded:
         raise ValueError("must not contain a NUL character")
-    # As JSON has it, and a copy: a set, a date or a later change of the caller's object must not matter.
+    # As JSON has it, in an object of its own: a set, a date or a later change of the caller's must not matter.
     return msgspec.json.decode(encoded)
 
 
@@ -134,9 +134,9 @@ class ConsumeLog(BaseModel):
             usage=self.kept_in(Stored.USAGE),
         )
 
-    def kept_in(self, place: Stored) -> dict[str, Any] | None:
+    def kept_in(self, column: Stored) -> dict[str, Any] | None:
         """The fields that the ledger keeps in this object, by name; None: none has a value."""
-        names = json_fields().get(place)
+        names = json_fields().get(column)
         return {name: value for name in names if (value := getattr(self, name))} or None if names else None
 
 
@@ -145,10 +145,10 @@ def json_fields() -> dict[Stored, tuple[str, ...]]:
     """The names of the fields without a column, by where the ledger keeps them."""
     found: dict[Stored, list[str]] = {}
     for name, declared in ConsumeLog.model_fields.items():
-        for place in declared.metadata:
-            if isinstance(place, Stored):
-                found.setdefault(place, []).append(name)
-    return {place: tuple(names) for place, names in found.items()}
+        for marked in declared.metadata:
+            if isinstance(marked, Stored):
+                found.setdefault(marked, []).append(name)
+    return {column: tuple(names) for column, names in found.items()}
 
 
 @cache

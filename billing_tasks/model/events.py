@@ -1,7 +1,7 @@
 """What happened to a request, as the outbox carries it and the ledger books it.
 
 In the outbox an event is two fields of an entry: a header, which the script wrote (`holds/lua/include/outbox.lua`),
-and a payload, which has the rest; together they are the event, and no fact is in both. The payload is JSON with the
+and a payload, which has the rest; together they are the event, and nothing is in both. The payload is JSON with the
 names of ConsumeLog, so that a person can read `redis-cli XRANGE` and a dead letter, which keeps both as one object.
 """
 
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
     CONSUME = "consume"  # book what was used
     RELEASE = "release"  # a hold ended unused: refunded before the charge, or expired
-    REFUND = "refund"  # give back a booked charge, whole or in part
+    REFUND = "refund"  # undo a booked charge, whole or in part
     CONFLICT = "conflict"  # the same id came with another body: keep it, never apply it
 
 
@@ -84,9 +84,9 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Whole)
 
 
-def make(*, kind: Kind, **facts: Any) -> Event:
-    """An event. `facts` are fields of Event and of ConsumeLog's columns."""
-    event: Event = _Whole(kind=kind, **facts)
+def make(*, kind: Kind, **fields: Any) -> Event:
+    """An event. `fields` are those of Event and of ConsumeLog's columns."""
+    event: Event = _Whole(kind=kind, **fields)
     return event
 
 
@@ -103,8 +103,8 @@ def of_log(log: ConsumeLog) -> Event:
 
 def fingerprint_of_0_1_0(consume: Event) -> str:
     """What release 0.1.0 would call this consume, for comparison with what it left in Redis."""
-    facts = {name: getattr(consume, name) for name in FORMULA_1}
-    return consume_fingerprint(**facts, formula=1)
+    covered = {name: getattr(consume, name) for name in FORMULA_1}
+    return consume_fingerprint(**covered, formula=1)
 
 
 def fingerprint_by_other_formula(consume: Event) -> str:

@@ -32,12 +32,12 @@ def consume_fingerprint(
     formula: int = CONSUME_FORMULA,
 ) -> str:
     """34 hex digits. `usage` counts as sorted by name, and a quantity of zero as not there. 32 digits by formula 1."""
-    facts = (user_id, token_id, channel_id, model_name, prompt_tokens, completion_tokens, quota)
+    covered = (user_id, token_id, channel_id, model_name, prompt_tokens, completion_tokens, quota)
     if formula == 1:
-        return fingerprint("consume", *facts)
+        return fingerprint("consume", *covered)
     meters = usage and {name: amount for name, amount in sorted(usage.items()) if amount}
     more = (json.dumps(meters, separators=(",", ":")),) if meters else ()
-    return _PREFIX + fingerprint("consume", *facts, *more)
+    return _PREFIX + fingerprint("consume", *covered, *more)
 
 
 def fingerprint(*parts: object) -> str:

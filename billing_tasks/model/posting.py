@@ -21,7 +21,7 @@ class PostOutcome(StrEnum):
 
     @property
     def booked(self) -> bool:
-        """True if the ledger now holds the event, whoever booked it."""
+        """True if the ledger now holds the event, from this call or an earlier one."""
         return self in (PostOutcome.POSTED, PostOutcome.DUPLICATE)
 
 

@@ -76,7 +76,7 @@ class Receipt:
     """What became of a consume, a refund_quota or a refund_charge."""
 
     request_id: str
-    quota: int  # consume: charged; refund_quota: given back; refund_charge: asked for (0: all that is left)
+    quota: int  # consume: charged; refund_quota: released; refund_charge: asked for (0: all that is left)
     again: bool = False  # it was accepted before; nothing happened twice
     late: bool = False  # consume: no hold was open any more; charged all the same
     posted: bool = False  # booked in PostgreSQL already, not by way of the outbox

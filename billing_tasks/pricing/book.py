@@ -60,7 +60,7 @@ class RatioBook:
     @property
     def ratios(self) -> Ratios:
         """The ratios as they are now. Looks at the file at most once a second; raises nothing."""
-        # Who finds another thread looking goes on with the ratios at hand.
+        # A caller that finds another thread looking goes on with the ratios at hand.
         if self._path is not None and time.monotonic() >= self._next_check and self._lock.acquire(blocking=False):
             try:
                 self._check(self._path)
@@ -134,7 +134,7 @@ def _look(path: Path) -> tuple[Signature, bool]:
     return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino), settled
 
 
-# A fork while another thread looks at the file would leave the child a lock that nobody opens.
+# A fork while another thread looks at the file would leave the child a lock that is never released.
 _books: weakref.WeakSet[RatioBook] = weakref.WeakSet()
 
 

@@ -17,7 +17,7 @@ from billing_tasks.pricing.tables import RatioTables, default_tables
 
 logger = logging.getLogger(__name__)
 
-#: Dear on purpose: a model that nobody priced must not be a gift.
+#: Dear on purpose: a model without a price must not be a gift.
 UNKNOWN_MODEL_RATIO = Fraction(30)
 UNKNOWN_GROUP_RATIO = Fraction(1)
 

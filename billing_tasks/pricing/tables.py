@@ -1,7 +1,7 @@
 """Ratio tables as TOML: read, checked, and every complaint with file, line and reason.
 
 A file has the tables [model], [completion] and [group]; a key is a name, quoted
-if it contains anything but dead letters, digits, '-' and '_'; a value is a ratio.
+if it contains anything but letters, digits, '-' and '_'; a value is a ratio.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def consume_one(
 ) -> dict[str, object]:
     """File one ConsumeLog, as a producer sent it, or book a dead letter once more. Safe to run twice."""
     if args:
-        payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
+        payload["args"] = args  # not how it is sent: refused below as an unknown field, and kept
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
     r = runtime()
@@ -88,7 +88,7 @@ def refund_one(
 ) -> dict[str, object]:
     """Release a hold or reverse a charge, or book a dead letter once more. Safe to run twice."""
     if args:
-        payload["args"] = args  # not how it is sent: refused below as a field that nobody knows, and kept
+        payload["args"] = args  # not how it is sent: refused below as an unknown field, and kept
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
     r = runtime()
@@ -126,7 +126,7 @@ def retry_failed(
 
 @app.task(base=BillingTask, name=names.EXPIRE_HOLDS, max_retries=0)
 def expire_holds(**_: Any) -> dict[str, object]:
-    """Release holds that nobody came back for. From beat; the next run is the retry."""
+    """Release holds that are due. From beat; the next run is the retry."""
     r = runtime()
     expired = sum(r.run(expire.expire_shard(shard, commands=r.commands)) for shard in range(r.settings.shards))
     return {"expired": expired}
@@ -134,7 +134,7 @@ def expire_holds(**_: Any) -> dict[str, object]:
 
 @app.task(base=BillingTask, name=names.RING_STALE, max_retries=0)
 def ring_stale(**_: Any) -> dict[str, object]:
-    """Call drainers for outboxes that nobody drains. From beat; the next run is the retry."""
+    """Call drainers for outboxes that no worker drains. From beat; the next run is the retry."""
     r = runtime()
     return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings))}
 

@@ -6,9 +6,9 @@ import pytest
 
 from billing_tasks.admin import Admin
 from tests.conftest import Billing
-from tests.flows.dead_letters.conftest import Letters, as_json, charge, refund_of, usage
+from tests.flows.dead_letters.conftest import DeadLetterDriver, as_json, charge, refund_of, usage
 
-__all__ = ["Letters", "as_json", "charge", "refund_of", "usage"]
+__all__ = ["DeadLetterDriver", "as_json", "charge", "refund_of", "usage"]
 
 
 @pytest.fixture
@@ -17,5 +17,5 @@ def admin(billing: Billing) -> Admin:
 
 
 @pytest.fixture
-def mail(billing: Billing) -> Letters:
-    return Letters(billing)
+def dead_letters(billing: Billing) -> DeadLetterDriver:
+    return DeadLetterDriver(billing)

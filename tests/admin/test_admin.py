@@ -1,4 +1,4 @@
-"""Status, incidents, audit, the facade, and who may import what."""
+"""Status, incidents, audit, the facade, and which module may import which."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from billing_tasks.admin import Admin
 from billing_tasks.admin.incidents import grouped, worth_a_look
 from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.settings import Settings
-from tests.admin.conftest import Letters, usage
+from tests.admin.conftest import DeadLetterDriver, usage
 from tests.conftest import Billing
 from tests.flows.requests.test_away import NO_POSTGRESQL, NO_REDIS
 
@@ -32,11 +32,13 @@ def incident(billing: Billing, shard: int, events: int, seconds_ago: float, **mo
     )
 
 
-def test_status_counts_what_waits_and_what_failed(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_status_counts_what_waits_and_what_failed(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
+) -> None:
     payer = billing.payer()
     billing.reserve(payer, 100)
     billing.use(billing.reserve(payer, 100), 40)
-    mail.keep(usage((999, 7), 50), "unknown_user")
+    dead_letters.keep(usage((999, 7), 50), "unknown_user")
     incident(billing, 1, 3, 0)
     seen = admin.status()
     assert seen.redis is not None

@@ -13,7 +13,7 @@ from billing_tasks.admin import Admin, AsyncAdmin
 from billing_tasks.admin.in_threads import Awaited, Iterated, Twin
 from billing_tasks.errors import IdempotencyConflict, InvalidRequest
 from billing_tasks.model.ids import new_request_id
-from tests.admin.conftest import Letters, charge, refund_of
+from tests.admin.conftest import DeadLetterDriver, charge, refund_of
 from tests.conftest import Billing
 
 
@@ -44,10 +44,12 @@ def test_accounts_and_entries_are_awaited(billing: Billing) -> None:
     run(billing, story)
 
 
-def test_dead_letters_are_found_previewed_and_retried_one_by_one(billing: Billing, mail: Letters) -> None:
+def test_dead_letters_are_found_previewed_and_retried_one_by_one(
+    billing: Billing, dead_letters: DeadLetterDriver
+) -> None:
     payer = billing.payer()
-    good = mail.keep(refund_of(payer[0], charge(billing, payer), 300, "case-1"))
-    early = mail.keep(refund_of(payer[0], new_request_id(), 10, "case-2"))
+    good = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 300, "case-1"))
+    early = dead_letters.keep(refund_of(payer[0], new_request_id(), 10, "case-2"))
 
     async def story(admin: AsyncAdmin) -> None:
         found = await admin.dead_letters.find(refund_ids=["case-1"])
@@ -57,7 +59,7 @@ def test_dead_letters_are_found_previewed_and_retried_one_by_one(billing: Billin
         assert [(result.dead_letter, result.outcome) for result in results] == [(early, "no_charge"), (good, "posted")]
         async for result in admin.dead_letters.discard_many([early, 999], actor="ann", comment="test"):
             assert result.outcome in ("discarded", "not_found")
-            break  # whoever leaves early leaves the rest as it was
+            break  # a caller that leaves early leaves the rest as it was
         assert (await admin.status(workers=False)).problems == []
         assert (await admin.audit.verify()).ok
 

@@ -19,7 +19,7 @@ from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
-from tests.admin.conftest import Letters, charge, refund_of, usage
+from tests.admin.conftest import DeadLetterDriver, charge, refund_of, usage
 from tests.conftest import Billing
 
 
@@ -27,12 +27,12 @@ def found(admin: Admin, **wanted: Any) -> list[int]:
     return [row.id for row in admin.dead_letters.find(**wanted).rows]
 
 
-def test_every_filter_finds_what_it_says(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_every_filter_finds_what_it_says(billing: Billing, dead_letters: DeadLetterDriver, admin: Admin) -> None:
     payer, other = billing.payer(), billing.payer()
     request_id = charge(billing, payer)
-    first = mail.keep(refund_of(payer[0], request_id, 300, "case-1"))
-    second = mail.keep(refund_of(other[0], new_request_id(), 10, "case-2"))
-    third = mail.keep(usage((999, 7), 50, client_key="order-9"), "unknown_user")
+    first = dead_letters.keep(refund_of(payer[0], request_id, 300, "case-1"))
+    second = dead_letters.keep(refund_of(other[0], new_request_id(), 10, "case-2"))
+    third = dead_letters.keep(usage((999, 7), 50, client_key="order-9"), "unknown_user")
     billing.sql("update billing.dead_letters set first_seen = now() - interval '3 hours' where id = %s", second)
     ago = datetime.now(UTC) - timedelta(hours=2)
 
@@ -57,13 +57,13 @@ HOSTILE = ["ä", "a/b", 'say "hi"', "back\\slash", "new\nline", "日本", "😀"
 
 @pytest.mark.parametrize("own_id", HOSTILE)
 def test_ids_of_any_spelling_are_found_in_events_and_in_messages(
-    billing: Billing, mail: Letters, admin: Admin, own_id: str
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin, own_id: str
 ) -> None:
-    event = mail.keep(refund_of(1, new_request_id(), 5, own_id))
+    event = dead_letters.keep(refund_of(1, new_request_id(), 5, own_id))
     message = {"user_id": 1, "refund_id": own_id, "request_id": "garbage"}
     error = InvalidRequest("no uuid")
     (sent,) = billing.runtime.run(record.keep([record.of_message("refund", message, error, task_id="t-1")]))
-    mail.keep(refund_of(1, new_request_id(), 5, "another"))
+    dead_letters.keep(refund_of(1, new_request_id(), 5, "another"))
     assert found(admin, refund_ids=[own_id]) == [sent, event]
 
 
@@ -83,18 +83,20 @@ PAYLOADS = [
 ]
 
 
-def test_garbage_in_payloads_is_passed_by(mail: Letters, admin: Admin) -> None:
+def test_garbage_in_payloads_is_passed_by(dead_letters: DeadLetterDriver, admin: Admin) -> None:
     for number, payload in enumerate(PAYLOADS):
-        mail.ledger.add_dead_letter(
+        dead_letters.ledger.add_dead_letter(
             kind="refund", request_id=str(number), user_id=None, payload=payload, reason="malformed", error="?"
         )
-    real = mail.keep(refund_of(1, new_request_id(), 5, "case-1"))
+    real = dead_letters.keep(refund_of(1, new_request_id(), 5, "case-1"))
     assert found(admin, refund_ids=["case-1"]) == [real]
 
 
-def test_a_search_in_payloads_is_bounded(mail: Letters, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_in_payloads_is_bounded(
+    dead_letters: DeadLetterDriver, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dead_letter_search, "_PAGE", 2)
-    numbers = [mail.keep(refund_of(user_id, new_request_id(), 5, "case-1")) for user_id in (1, 2, 3, 4, 5)]
+    numbers = [dead_letters.keep(refund_of(user_id, new_request_id(), 5, "case-1")) for user_id in (1, 2, 3, 4, 5)]
     assert found(admin, refund_ids=["case-1"]) == numbers[::-1]
     monkeypatch.setattr(dead_letter_search, "MOST_FOUND", 4)
     with pytest.raises(InvalidRequest, match="More than 4 dead letters have such a refund_id; narrow it"):
@@ -123,11 +125,11 @@ def test_a_filter_that_would_let_everything_through_is_refused(admin: Admin, wan
 
 
 def test_choosing_takes_open_ones_oldest_first_and_counts_what_it_leaves_out(
-    billing: Billing, mail: Letters, admin: Admin
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
 ) -> None:
     payer = billing.payer()
-    numbers = [mail.keep(refund_of(payer[0], new_request_id(), 5, f"case-{n}")) for n in range(3)]
-    never = mail.keep(usage((999, 7), 50), "unknown_user")
+    numbers = [dead_letters.keep(refund_of(payer[0], new_request_id(), 5, f"case-{n}")) for n in range(3)]
+    never = dead_letters.keep(usage((999, 7), 50), "unknown_user")
     choose = admin.dead_letters.choose
     everything = choose(states=OPEN, for_retry=True)
     assert (everything.numbers, everything.left_out) == (numbers, {"unknown_user": 1})
@@ -143,38 +145,40 @@ def test_choosing_takes_open_ones_oldest_first_and_counts_what_it_leaves_out(
     assert admin.dead_letters.count_reasons([]) == {}
 
 
-def test_one_is_shown_previewed_retried_discarded_and_reopened(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_one_is_shown_previewed_retried_discarded_and_reopened(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
+) -> None:
     payer = billing.payer()
-    number = mail.keep(refund_of(payer[0], charge(billing, payer), 300))
-    letters = admin.dead_letters
-    shown = letters.show(number)
+    number = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 300))
+    api = admin.dead_letters
+    shown = api.show(number)
     assert (shown.dead_letter.id, [str(line.what) for line in shown.history]) == (number, ["kept"])
-    assert shown.retry_now == letters.preview(number)
-    assert "would give back 300" in letters.preview(number).message
+    assert shown.retry_now == api.preview(number)
+    assert "would give back 300" in api.preview(number).message
     told = json.loads(json.dumps(shown.as_dict(), default=str))
     assert (told["retry_now"]["would"], "case-17" in told["payload"]) == ("posted", True)
 
-    assert letters.discard(number, actor="ann", comment="test").outcome == "discarded"
-    assert letters.discard(number, actor="bob", comment="test").outcome == "already discarded"
-    assert letters.retry(number, actor="bob").outcome == "already discarded"
-    assert letters.reopen(number, actor="bob", comment="no test").outcome == "reopened"
-    assert letters.retry(number, actor="bob", comment="charged by now").outcome == "posted"
-    assert letters.retry(number, actor="bob").outcome == "already resolved"
+    assert api.discard(number, actor="ann", comment="test").outcome == "discarded"
+    assert api.discard(number, actor="bob", comment="test").outcome == "already discarded"
+    assert api.retry(number, actor="bob").outcome == "already discarded"
+    assert api.reopen(number, actor="bob", comment="no test").outcome == "reopened"
+    assert api.retry(number, actor="bob", comment="charged by now").outcome == "posted"
+    assert api.retry(number, actor="bob").outcome == "already resolved"
     with pytest.raises(InvalidRequest, match="Say why"):
-        letters.reopen(number, actor="bob", comment=" ")
+        api.reopen(number, actor="bob", comment=" ")
     with pytest.raises(InvalidRequest, match="Say who"):
-        letters.retry(number, actor=" ")
-    for missing in (letters.get, letters.show, letters.preview):
+        api.retry(number, actor=" ")
+    for missing in (api.get, api.show, api.preview):
         with pytest.raises(InvalidRequest, match="no dead letter 999"):
             missing(999)
-    assert [(line.actor, line.comment) for line in letters.show(number).history][-1] == ("bob", "charged by now")
+    assert [(line.actor, line.comment) for line in api.show(number).history][-1] == ("bob", "charged by now")
 
 
 def test_many_without_who_or_why_are_refused_at_once_and_not_one_by_one(admin: Admin) -> None:
-    letters = admin.dead_letters
+    api = admin.dead_letters
     with pytest.raises(InvalidRequest, match="Say who"):
-        letters.retry_many([1], actor="")
-    for many in (letters.discard_many, letters.reopen_many):
+        api.retry_many([1], actor="")
+    for many in (api.discard_many, api.reopen_many):
         with pytest.raises(InvalidRequest, match="Say why"):
             many([1], actor="ann", comment=" ")
 
@@ -183,12 +187,14 @@ def outcomes(results: Any) -> list[tuple[int, str, bool]]:
     return [(result.dead_letter, result.outcome, result.open) for result in results]
 
 
-def test_many_are_retried_in_turn_and_each_has_its_own_outcome(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_many_are_retried_in_turn_and_each_has_its_own_outcome(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
+) -> None:
     payer = billing.payer()
-    good = mail.keep(refund_of(payer[0], charge(billing, payer), 300, "case-1"))
-    early = mail.keep(refund_of(payer[0], new_request_id(), 10, "case-2"))
-    stranger = mail.keep(usage((999, 7), 50), "unknown_user")
-    last = mail.keep(refund_of(payer[0], charge(billing, payer), 5, "case-3"))
+    good = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 300, "case-1"))
+    early = dead_letters.keep(refund_of(payer[0], new_request_id(), 10, "case-2"))
+    stranger = dead_letters.keep(usage((999, 7), 50), "unknown_user")
+    last = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 5, "case-3"))
     admin.dead_letters.discard(last, actor="ann", comment="test")
     numbers = [early, 999, stranger, last, good]
 
@@ -212,27 +218,29 @@ def test_many_are_retried_in_turn_and_each_has_its_own_outcome(billing: Billing,
     assert billing.accounts.user(payer[0]).used_quota == 1000 - 300 + 1000
 
 
-def test_many_are_discarded_and_reopened_in_turn(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_many_are_discarded_and_reopened_in_turn(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
+) -> None:
     payer = billing.payer()
-    booked = mail.keep(refund_of(payer[0], charge(billing, payer), 300, "case-1"))
+    booked = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 300, "case-1"))
     admin.dead_letters.retry(booked, actor="ann")
-    other = mail.keep(usage((999, 7), 50), "unknown_user")
-    letters = admin.dead_letters
-    discarded = outcomes(letters.discard_many([booked, 999, other], actor="ann", comment="test"))
+    other = dead_letters.keep(usage((999, 7), 50), "unknown_user")
+    api = admin.dead_letters
+    discarded = outcomes(api.discard_many([booked, 999, other], actor="ann", comment="test"))
     assert discarded == [(booked, "already resolved", True), (999, "not_found", True), (other, "discarded", False)]
-    reopened = outcomes(letters.reopen_many([booked, other], actor="ann", comment="no test"))
+    reopened = outcomes(api.reopen_many([booked, other], actor="ann", comment="no test"))
     assert reopened == [(booked, "already resolved", True), (other, "reopened", False)]
 
 
 def test_results_come_one_by_one_and_nothing_is_done_before_it_is_asked_for(
-    billing: Billing, mail: Letters, admin: Admin
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
 ) -> None:
     payer = billing.payer()
-    numbers = [mail.keep(refund_of(payer[0], charge(billing, payer), 5, f"case-{n}")) for n in range(3)]
+    numbers = [dead_letters.keep(refund_of(payer[0], charge(billing, payer), 5, f"case-{n}")) for n in range(3)]
     results = admin.dead_letters.retry_many(numbers, actor="ann")
-    assert mail.get(numbers[0]).open
+    assert dead_letters.get(numbers[0]).open
     assert next(results).outcome == "posted"
-    assert [mail.get(number).open for number in numbers] == [False, True, True]
+    assert [dead_letters.get(number).open for number in numbers] == [False, True, True]
 
 
 class Scripted(DeadLetters):
@@ -260,9 +268,11 @@ def test_three_silences_in_a_row_end_it_and_two_do_not(billing: Billing) -> None
     assert all(result.open for result in results if result.outcome != "posted")
 
 
-def test_a_bug_is_noted_in_the_row_and_the_next_one_has_its_turn(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_a_bug_is_noted_in_the_row_and_the_next_one_has_its_turn(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
+) -> None:
     payer = billing.payer()
-    broken, fine = mail.keep(usage(payer, 5)), mail.keep(usage(payer, 7))
+    broken, fine = dead_letters.keep(usage(payer, 5)), dead_letters.keep(usage(payer, 7))
     billing.sql(
         "create function billing.broken() returns trigger language plpgsql as"
         " $$ begin if new.quota = 5 then raise exception 'not one of ours'; end if; return new; end $$"
@@ -278,34 +288,36 @@ def test_a_bug_is_noted_in_the_row_and_the_next_one_has_its_turn(billing: Billin
         billing.sql("drop function billing.broken cascade")
     assert not isinstance(raised.value, BillingError)
     assert results == [(broken, "unexpected", True), (fine, "posted", False)]
-    assert (mail.get(broken).reason, mail.get(broken).attempts) == ("unexpected", 2)
+    assert (dead_letters.get(broken).reason, dead_letters.get(broken).attempts) == ("unexpected", 2)
     assert admin.dead_letters.retry(broken, actor="ann").outcome == "posted"
 
 
-def test_postgresql_away_is_said_and_not_taken_for_not_found(mail: Letters) -> None:
-    away = Runtime(Settings(database_url="postgresql://nobody@/nothing?host=/nonexistent"))
-    letters = Admin(away).dead_letters
+def test_postgresql_away_is_said_and_not_taken_for_not_found(dead_letters: DeadLetterDriver) -> None:
+    away = Runtime(Settings(database_url="postgresql://user@/nothing?host=/nonexistent"))
+    api = Admin(away).dead_letters
     try:
-        assert outcomes(letters.discard_many(range(1, 9), actor="ann", comment="x")) == [
+        assert outcomes(api.discard_many(range(1, 9), actor="ann", comment="x")) == [
             (number, "unavailable", True) for number in (1, 2, 3)
         ]
         with pytest.raises(Unavailable):
-            letters.find()
+            api.find()
     finally:
         away.close()
 
 
-def test_sending_needs_who_and_reaches_the_broker(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_sending_needs_who_and_reaches_the_broker(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin
+) -> None:
     payer = billing.payer()
-    number = mail.keep(refund_of(payer[0], charge(billing, payer), 5, "case-1"))
-    other = mail.keep(refund_of(payer[0], new_request_id(), 5, "case-2"))
+    number = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 5, "case-1"))
+    other = dead_letters.keep(refund_of(payer[0], new_request_id(), 5, "case-2"))
     with pytest.raises(InvalidRequest, match="Say who"):
         admin.dead_letters.send(actor="")
     planned = admin.dead_letters.preview_matching(refund_ids=["case-1"])
     assert [one.dead_letter for one in planned.dead_letters] == [number]
     sent = admin.dead_letters.send(actor="ann", comment="again", refund_ids=["case-1"])
     assert (sent.numbers, sent.not_sent) == ([number], [])
-    assert mail.history(number) == ["kept", "attempted"]
-    assert mail.history(other) == ["kept"]
-    mail.now_due()
+    assert dead_letters.history(number) == ["kept", "attempted"]
+    assert dead_letters.history(other) == ["kept"]
+    dead_letters.now_due()
     assert admin.dead_letters.send_due().numbers == [number, other]

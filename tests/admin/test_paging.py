@@ -12,7 +12,7 @@ import pytest
 
 from billing_tasks.admin import Admin, Page
 from billing_tasks.errors import InvalidRequest
-from tests.admin.conftest import Letters, charge, refund_of, usage
+from tests.admin.conftest import DeadLetterDriver, charge, refund_of, usage
 from tests.conftest import Billing
 
 #: How each list is read: by cursor and limit.
@@ -44,11 +44,11 @@ def pages(read: Callable[..., Page[Any]], limit: int, between: Callable[[], obje
         between()
 
 
-def add_one_of_each(billing: Billing, mail: Letters) -> None:
+def add_one_of_each(billing: Billing, dead_letters: DeadLetterDriver) -> None:
     payer = billing.payer()
     billing.accounts.create_channel()
     charge(billing, payer)
-    mail.keep(usage((999, 7), 50), "unknown_user")
+    dead_letters.keep(usage((999, 7), 50), "unknown_user")
     billing.sql(
         "insert into billing.incidents (shard, epoch, kind, from_seq, to_seq, events_bound, note)"
         " values (1, 1, 'new_epoch', 1, 1, 0, 'restarted')"
@@ -56,9 +56,11 @@ def add_one_of_each(billing: Billing, mail: Letters) -> None:
 
 
 @every_list
-def test_every_row_is_on_one_page_and_pages_are_full(billing: Billing, mail: Letters, admin: Admin, name: str) -> None:
+def test_every_row_is_on_one_page_and_pages_are_full(
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin, name: str
+) -> None:
     for _ in range(7):
-        add_one_of_each(billing, mail)
+        add_one_of_each(billing, dead_letters)
     read = LISTS[name](admin)
     (everything,) = pages(read, 10_000)
     assert len(everything) >= 7
@@ -71,17 +73,17 @@ def test_every_row_is_on_one_page_and_pages_are_full(billing: Billing, mail: Let
 
 @every_list
 def test_what_is_added_between_two_pages_moves_no_other_row(
-    billing: Billing, mail: Letters, admin: Admin, name: str
+    billing: Billing, dead_letters: DeadLetterDriver, admin: Admin, name: str
 ) -> None:
     for _ in range(5):
-        add_one_of_each(billing, mail)
+        add_one_of_each(billing, dead_letters)
     read = LISTS[name](admin)
     (before,) = pages(read, 10_000)
     left = iter(range(3))
 
     def add() -> None:
         if next(left, None) is not None:
-            add_one_of_each(billing, mail)
+            add_one_of_each(billing, dead_letters)
 
     found = [row for page in pages(read, 2, between=add) for row in page]
     assert len(found) == len(set(found))
@@ -167,14 +169,14 @@ def test_an_empty_list_is_one_empty_page(admin: Admin) -> None:
     assert admin.entries.find() == Page([], None)
 
 
-def test_a_filter_holds_on_every_page(billing: Billing, mail: Letters, admin: Admin) -> None:
+def test_a_filter_holds_on_every_page(billing: Billing, dead_letters: DeadLetterDriver, admin: Admin) -> None:
     payer, other = billing.payer(), billing.payer()
     for number in range(4):
         charge(billing, payer)
         charge(billing, other)
-        mail.keep(refund_of(payer[0], charge(billing, payer), 5, f"case-{number}"))
-        mail.keep(refund_of(other[0], charge(billing, other), 5, f"other-{number}"))
+        dead_letters.keep(refund_of(payer[0], charge(billing, payer), 5, f"case-{number}"))
+        dead_letters.keep(refund_of(other[0], charge(billing, other), 5, f"other-{number}"))
     entries = pages(lambda **more: admin.entries.find(user_id=payer[0], kinds=["consume"], **more), 3)
     assert [len(page) for page in entries] == [3, 3, 2]
-    letters = pages(lambda **more: admin.dead_letters.find(user_id=payer[0], **more), 3)
-    assert [len(page) for page in letters] == [3, 1]
+    found = pages(lambda **more: admin.dead_letters.find(user_id=payer[0], **more), 3)
+    assert [len(page) for page in found] == [3, 1]

@@ -131,7 +131,7 @@ def test_verify_finds_damage_in_postgresql(run: Run, billing: Billing, table: st
     assert guarantee in found
 
 
-def test_verify_finds_a_copy_that_postgresql_never_had(run: Run, billing: Billing) -> None:
+def test_verify_finds_a_cached_row_that_postgresql_never_had(run: Run, billing: Billing) -> None:
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
     billing.settle()

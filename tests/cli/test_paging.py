@@ -17,7 +17,7 @@ from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import runtime
 from billing_tasks.worker import tasks
 from tests.conftest import Billing
-from tests.flows.dead_letters.conftest import Letters, charge, refund_of, usage
+from tests.flows.dead_letters.conftest import DeadLetterDriver, charge, refund_of, usage
 
 Run = Callable[..., Result]
 
@@ -91,9 +91,9 @@ def test_a_requests_log_is_told_in_the_order_it_happened(run: Run, billing: Bill
 
 
 def test_dead_letters_are_listed_by_page_and_found_by_their_own_ids(run: Run, billing: Billing) -> None:
-    mail, payer = Letters(billing), billing.payer()
-    numbers = [mail.keep(refund_of(payer[0], new_request_id(), 5, f"case-{n}")) for n in range(5)]
-    mail.keep(usage((999, 7), 50, client_key="order-9"), "unknown_user")
+    dead_letters, payer = DeadLetterDriver(billing), billing.payer()
+    numbers = [dead_letters.keep(refund_of(payer[0], new_request_id(), 5, f"case-{n}")) for n in range(5)]
+    dead_letters.keep(usage((999, 7), 50, client_key="order-9"), "unknown_user")
     assert [row["id"] for row in every_page(run, "dead-letters", "list", "--kind", "refund", "-n", 2)] == numbers[::-1]
     told = run("dead-letters", "list", "-n", 2)
     assert "Only the newest 2 are shown; --limit shows more." in told.output
@@ -109,7 +109,7 @@ def test_dead_letters_are_listed_by_page_and_found_by_their_own_ids(run: Run, bi
     assert list(results[0]) == ["dead_letter", "request_id", "outcome", "says", "open"]
     assert results[0]["says"].startswith("still refused, no_charge: Nothing is charged")
     run("dead-letters", "discard", "--client-key", "order-9", "--comment", "test", "--yes")
-    assert mail.get(by_key["id"]).state == "discarded"
+    assert dead_letters.get(by_key["id"]).state == "discarded"
 
 
 def test_incidents_are_listed_by_cause(run: Run, billing: Billing) -> None:
@@ -130,16 +130,16 @@ def test_the_task_chooses_by_refund_id_and_key_and_knows_the_words_of_the_releas
     billing: Billing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "runtime", lambda: billing.runtime)
-    mail, payer = Letters(billing), billing.payer()
-    first = mail.keep(refund_of(payer[0], charge(billing, payer), 5, "case-1"))
-    second = mail.keep(usage(payer, 5, client_key="order-9"))
+    dead_letters, payer = DeadLetterDriver(billing), billing.payer()
+    first = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 5, "case-1"))
+    second = dead_letters.keep(usage(payer, 5, client_key="order-9"))
     assert tasks.retry_failed(refund_ids=["case-1"], dry_run=True)["would"] == {"posted": 1}
     assert tasks.retry_failed(refund_ids=["case-1"], who="ann", why="the outage is over")["numbers"] == [first]
     assert tasks.retry_failed(client_keys=["order-9"], actor="bob", comment="again")["numbers"] == [second]
     tasks.refund_one.apply(kwargs={"dead_letter": first, "attempt": 1, "who": "ann", "why": "old words"}, throw=True)
     tasks.consume_one.apply(kwargs={"dead_letter": second, "attempt": 1, "actor": "bob"}, throw=True)
     said = {
-        number: [(line.actor, line.comment) for line in mail.ledger.dead_letter_history(number)]
+        number: [(line.actor, line.comment) for line in dead_letters.ledger.dead_letter_history(number)]
         for number in (first, second)
     }
     assert said[first] == [("", ""), ("ann", "the outage is over"), ("ann", "old words")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from billing_tasks.admin import Admin
 from tests.conftest import Billing
 from tests.docs.conftest import ROOT, Run, blocks
-from tests.flows.dead_letters.conftest import Letters, refund_of, usage
+from tests.flows.dead_letters.conftest import DeadLetterDriver, refund_of, usage
 
 PAGE = ROOT / "docs" / "reference" / "admin.md"
 
@@ -18,7 +18,7 @@ def test_the_python_of_the_page_prints_what_the_page_says(billing: Billing, run_
     other = billing.payer()
     booked = usage(other, 1000)
     billing.runtime.ledger.post_batch(billing.runtime.commands.keys.shard_of(other[0]), [booked])
-    Letters(billing).keep(refund_of(other[0], booked.request_id, 300, "case-1"))
+    DeadLetterDriver(billing).keep(refund_of(other[0], booked.request_id, 300, "case-1"))
     found = [block for block in blocks(PAGE) if block.language in ("python", "text")]
     assert [block.language for block in found] == ["python", "text", "python", "text"]
     for number, (code, printed) in enumerate(zip(found[::2], found[1::2], strict=True)):

@@ -33,7 +33,7 @@ def test_the_async_gateway_prints_what_is_committed(billing: Billing, processes:
     assert masked(run_python(EXAMPLES / "async_gateway.py")) == expected("async_gateway")
 
 
-def test_a_bare_producers_usage_is_charged_once_and_given_back(
+def test_a_bare_producers_usage_is_charged_once_and_refunded(
     billing: Billing, processes: Processes, run_python: Run
 ) -> None:
     user_id, token_id = billing.payer(quota=10_000)
@@ -44,7 +44,7 @@ def test_a_bare_producers_usage_is_charged_once_and_given_back(
     def kinds() -> list[str]:
         return sorted(entry.kind for entry in billing.accounts.entries(user_id=user_id) if entry.request_id)
 
-    eventually(lambda: kinds() == ["consume", "refund"], what="the usage is booked and given back")
+    eventually(lambda: kinds() == ["consume", "refund"], what="the usage is booked and refunded")
     user = billing.accounts.user(user_id)
     assert (user.quota, user.used_quota, user.request_count) == (10_000, 0, 1)
 

@@ -30,7 +30,7 @@ def frozen(server: Supervised) -> Iterator[None]:
 
 @contextmanager
 def blackhole() -> Iterator[str]:
-    """A TCP address whose packets nobody answers: its queue of connections is full."""
+    """A TCP address whose packets get no answer: its queue of connections is full."""
     with ExitStack() as cleanup:
         listener = cleanup.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):  # more than the kernel keeps for a backlog of none

@@ -45,7 +45,7 @@ FAULTS = pytest.mark.parametrize("fault", [killed, stopped, flushed])
 
 
 def one_of_each(billing: Billing, payer: Payer) -> None:
-    """A charge of 40, a hold given back, and a refund of 10: 30 used."""
+    """A charge of 40, a released hold, and a refund of 10: 30 used."""
     reservation = billing.reserve(payer, 100)
     billing.use(reservation, 40)
     billing.bk.refund_quota(billing.reserve(payer, 100), reason="upstream 502")

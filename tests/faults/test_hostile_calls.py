@@ -121,7 +121,7 @@ def test_usage_of_no_use_can_not_be_put_into_a_log(name: str, values: list[Any])
         assert len(str(refused.value)) < 1000
 
 
-def test_a_reservation_made_up_by_a_caller_gives_nobody_anything(billing: Billing) -> None:
+def test_a_reservation_made_up_by_a_caller_changes_no_balance(billing: Billing) -> None:
     payer, victim = billing.payer(1000), billing.payer(1000)
     real = billing.reserve(victim, 300)
     for forged in (

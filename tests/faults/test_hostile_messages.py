@@ -18,11 +18,11 @@ from tests.conftest import CHANNEL, Payer
 from tests.faults.site import Site
 from tests.worker.conftest import eventually
 
-#: Somebody who exists nowhere: what is asked in this name changes nothing.
-NOBODY = 777_777
+#: A user that was never created: what is asked in its name changes nothing.
+NO_USER = 777_777
 
 
-def usage(payer: Payer = (NOBODY, NOBODY), **more: Any) -> dict[str, Any]:
+def usage(payer: Payer = (NO_USER, NO_USER), **more: Any) -> dict[str, Any]:
     request_id = new_request_id()
     return {
         "request_id": request_id,
@@ -104,7 +104,7 @@ NO_TASK: list[Any] = [
     but(body="no base64!"),
     but(content_type="application/x-python-serialize"),
 ]
-#: The wire can carry it; the task refuses it and keeps what came.
+#: The message can carry it; the task refuses it and keeps what came.
 REFUSED: list[Any] = [
     *({"quota": value} for value in (-1, 2**53 + 1, 10**400, 1.5, True, "5", None, [], float("nan"), float("inf"))),
     *({"user_id": value} for value in (0, -1, True, "1", None, 2**63)),

@@ -29,7 +29,7 @@ def use(site: Site, payer: Payer, times: int = 5) -> None:
 
 
 def booked(site: Site, payer: Payer, times: int) -> None:
-    """Everything is booked, once, without anybody's help."""
+    """Everything is booked, once, without an operator's help."""
     user_id = payer[0]
     eventually(
         lambda: site.billing.accounts.user(user_id).used_quota >= times * 40, seconds=60, what=f"{times} are booked"

@@ -17,7 +17,7 @@ from tests.faults.breaking import OwnValkey
 from tests.faults.conftest import MakeValkey
 from tests.worker.conftest import eventually
 
-#: Takes Redis back to what it was when the way was opened; returns the gateway to go on with.
+#: Takes Redis back to what it was when the loss was prepared; returns the gateway to go on with.
 Return = Callable[[], Billing]
 
 
@@ -71,7 +71,7 @@ def promoted_replica(billing: Billing, own: OwnValkey, make_billing: MakeBilling
     return lambda: make_billing(redis_url=replica.url, shards=2)
 
 
-WAYS = pytest.mark.parametrize("way", [older_file, empty_file, flushed, promoted_replica])
+EACH_LOSS = pytest.mark.parametrize("loss", [older_file, empty_file, flushed, promoted_replica])
 
 
 def kinds(billing: Billing) -> set[str]:
@@ -107,19 +107,19 @@ def test_a_restarted_redis_grants_nothing_before_postgresql_has_spoken(billing: 
     payer = billing.payer(1000)
     billing.reserve(payer, 10)
     own.crash()
-    away = Settings(redis_url=own.url, shards=2, database_url="postgresql://nobody@/nothing?host=/nonexistent")
+    away = Settings(redis_url=own.url, shards=2, database_url="postgresql://user@/nothing?host=/nonexistent")
     with Bookkeeper.from_settings(away) as bk, pytest.raises(errors.UserQuotaUnreadable):
         bk.pre_consume_quota(1, user_id=payer[0], token_id=payer[1])
     assert billing.reserve(payer, 990).held_quota == 990
 
 
-@WAYS
+@EACH_LOSS
 def test_what_was_spent_after_the_snapshot_can_not_be_spent_again(
-    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, way: Callable[..., Return]
+    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, loss: Callable[..., Return]
 ) -> None:
     payer = billing.payer(1000)
     early = billing.reserve(payer, 300)
-    back = way(billing, own, make_billing, make_valkey)
+    back = loss(billing, own, make_billing, make_valkey)
     log = early.log(channel_id=CHANNEL, quota=300)
     billing.bk.consume(log)
     billing.use(billing.reserve(payer, 700), 700)
@@ -138,13 +138,13 @@ def test_what_was_spent_after_the_snapshot_can_not_be_spent_again(
     assert "new_epoch" in kinds(billing)
 
 
-@WAYS
+@EACH_LOSS
 def test_a_hold_that_came_back_after_its_charge_gives_nothing_when_it_expires(
-    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, way: Callable[..., Return]
+    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, loss: Callable[..., Return]
 ) -> None:
     payer = billing.payer(1000)
     early = billing.reserve(payer, 300)
-    back = way(billing, own, make_billing, make_valkey)
+    back = loss(billing, own, make_billing, make_valkey)
     billing.use(early, 200)
     billing.settle()
 
@@ -156,12 +156,12 @@ def test_a_hold_that_came_back_after_its_charge_gives_nothing_when_it_expires(
     assert billing.accounts.user(payer[0]).quota == 800
 
 
-@WAYS
+@EACH_LOSS
 def test_a_hold_that_was_lost_with_redis_is_charged_late(
-    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, way: Callable[..., Return]
+    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, loss: Callable[..., Return]
 ) -> None:
     payer = billing.payer(1000)
-    back = way(billing, own, make_billing, make_valkey)
+    back = loss(billing, own, make_billing, make_valkey)
     lost = billing.reserve(payer, 300)
     assert not lost.again
 
@@ -174,14 +174,14 @@ def test_a_hold_that_was_lost_with_redis_is_charged_late(
     assert entry.held_quota == 0
 
 
-@WAYS
+@EACH_LOSS
 def test_events_lost_with_redis_are_counted_in_an_incident(
-    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, way: Callable[..., Return]
+    billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey, loss: Callable[..., Return]
 ) -> None:
     payer = billing.payer(1000)
     billing.use(billing.reserve(payer, 10), 10)
     billing.settle()
-    back = way(billing, own, make_billing, make_valkey)
+    back = loss(billing, own, make_billing, make_valkey)
     for _ in range(5):
         billing.use(billing.reserve(payer, 10), 10)
     billing.runtime.run(

@@ -1,4 +1,4 @@
-"""Redis is away in each of its ways: nobody waits longer than about one time-out, however many wait together."""
+"""Redis is away, refusing, silent or frozen: no call waits for more than about one time-out, however many wait."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_redis_that_falls_silent_under_connected_threads_stops_none_of_them(bi
             silent = list(threads.map(reserve, range(CALLERS)))
             assert time.monotonic() - began < AT_ONCE
         assert all(isinstance(answer, errors.HoldNotWritten) for answer in silent)
-        # It is back: nobody is refused because of what was.
+        # It is back: no call is refused because of what was.
         assert not [e for e in threads.map(reserve, range(CALLERS)) if isinstance(e, Exception)]
 
 

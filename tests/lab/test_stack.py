@@ -150,7 +150,7 @@ def test_a_migration_that_fails_stops_the_servers(state_dir: Path) -> None:
         assert stack.servers.postgres.is_running
 
 
-def test_signal_handlers_are_given_back(state_dir: Path) -> None:
+def test_signal_handlers_are_restored(state_dir: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Stack(state_dir, fast=True):
         assert signal.getsignal(signal.SIGTERM) != before

@@ -83,7 +83,7 @@ def spare_url(new_database: Callable[[], str]) -> str:
 
 @pytest.fixture
 def spare_ledger(spare_url: str) -> Iterator[Ledger]:
-    """A ledger for one test alone. Nobody looks at its books."""
+    """A ledger for one test alone. Its books are not checked."""
     ledger = _open(spare_url)
     yield ledger
     ledger.dispose()
@@ -103,7 +103,7 @@ def spare_sql(spare_url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-#: A channel that nobody created, far from the ids that are handed out.
+#: A channel that was never created, far from the ids that are handed out.
 ANY_CHANNEL = 10**9
 
 

@@ -8,7 +8,7 @@ import pytest
 from billing_tasks.errors import IdempotencyConflict, InvalidRequest, TokenRefused, UserNotFound
 from billing_tasks.model.ids import new_request_id
 
-NOBODY = 10**15
+NO_ACCOUNT = 10**15
 
 
 def test_an_opening_balance_is_an_entry(ledger):
@@ -32,7 +32,7 @@ def test_an_account_is_read_as_it_was_made(ledger):
 
 
 def test_an_account_that_does_not_exist_is_none(ledger, payer):
-    assert ledger.accounts(NOBODY, payer.token.id) == (None, payer.token)
+    assert ledger.accounts(NO_ACCOUNT, payer.token.id) == (None, payer.token)
     assert ledger.accounts(payer.user.id, None) == (payer.user, None)
 
 
@@ -50,11 +50,11 @@ def test_ids_may_be_chosen_and_are_never_handed_out_again(ledger):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda ledger: ledger.get_user(NOBODY),
-        lambda ledger: ledger.set_user(NOBODY, status="disabled"),
-        lambda ledger: ledger.top_up(NOBODY, 1, "x"),
-        lambda ledger: ledger.adjust_user(NOBODY, 1, "x"),
-        lambda ledger: ledger.create_token(NOBODY),
+        lambda ledger: ledger.get_user(NO_ACCOUNT),
+        lambda ledger: ledger.set_user(NO_ACCOUNT, status="disabled"),
+        lambda ledger: ledger.top_up(NO_ACCOUNT, 1, "x"),
+        lambda ledger: ledger.adjust_user(NO_ACCOUNT, 1, "x"),
+        lambda ledger: ledger.create_token(NO_ACCOUNT),
     ],
 )
 def test_an_unknown_user_is_said_to_be_unknown(ledger, call):
@@ -65,10 +65,10 @@ def test_an_unknown_user_is_said_to_be_unknown(ledger, call):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda ledger: ledger.get_token(NOBODY),
-        lambda ledger: ledger.set_token(NOBODY, status="deleted"),
-        lambda ledger: ledger.adjust_token(NOBODY, 1, "x"),
-        lambda ledger: ledger.set_token_quota(NOBODY, 1),
+        lambda ledger: ledger.get_token(NO_ACCOUNT),
+        lambda ledger: ledger.set_token(NO_ACCOUNT, status="deleted"),
+        lambda ledger: ledger.adjust_token(NO_ACCOUNT, 1, "x"),
+        lambda ledger: ledger.set_token_quota(NO_ACCOUNT, 1),
     ],
 )
 def test_an_unknown_token_is_said_to_be_unknown(ledger, call):

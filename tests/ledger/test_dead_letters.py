@@ -26,7 +26,7 @@ def add(ledger, kind):
     return call
 
 
-def test_a_letter_is_kept_as_it_came(ledger, add, kind):
+def test_a_dead_letter_is_kept_as_it_came(ledger, add, kind):
     payload = bytes(range(256))
 
     dead_letter, new = add(payload=payload, state=FAILED, next_attempt_seconds=None)
@@ -42,7 +42,7 @@ def test_a_letter_is_kept_as_it_came(ledger, add, kind):
     assert dead_letter.next_attempt_at is None
 
 
-def test_the_same_letter_again_only_moves_last_seen(add):
+def test_the_same_dead_letter_again_only_moves_last_seen(add):
     first, _ = add()
 
     again, new = add(error="another", state=FAILED, payload=b"x")
@@ -53,7 +53,7 @@ def test_the_same_letter_again_only_moves_last_seen(add):
     assert again.attempts == 0
 
 
-def test_another_body_under_the_same_id_is_another_letter(add):
+def test_another_body_under_the_same_id_is_another_dead_letter(add):
     assert add()[0].id != add(fingerprint="f2")[0].id
 
 
@@ -79,7 +79,7 @@ def test_filters_narrow_the_list_newest_first(ledger, add, kind):
     assert ledger.dead_letters(kind=kind, limit=1, before_id=c.id) == [b]
 
 
-def test_letters_are_found_by_number_reason_and_the_time_they_were_kept(ledger, add, kind):
+def test_dead_letters_are_found_by_number_reason_and_the_time_they_were_kept(ledger, add, kind):
     a, b = add("a")[0], add("b", reason="no_charge")[0]
 
     assert ledger.dead_letters(kind=kind, numbers=[a.id]) == [a]
@@ -98,7 +98,7 @@ def test_a_list_holds_the_beginning_of_each_payload_and_a_look_at_one_holds_it_a
     assert len(ledger.get_dead_letter(dead_letter.id).payload) == 1_000_000
 
 
-def test_a_letter_that_comes_again_was_kept_once(ledger, add):
+def test_a_dead_letter_that_comes_again_was_kept_once(ledger, add):
     dead_letter, _ = add()
     add()
 
@@ -125,7 +125,7 @@ def test_a_claim_leaves_out_reasons_it_is_told_to_and_needs_not_wait(ledger, add
     assert [dead_letter.id for dead_letter in claimed] == [later.id]
 
 
-def test_a_mark_leaves_a_letter_alone_that_is_in_another_state(ledger, add):
+def test_a_mark_leaves_a_dead_letter_alone_that_is_in_another_state(ledger, add):
     dead_letter, _ = add()
     ledger.mark_dead_letter(dead_letter.id, DISCARDED, actor="ann", comment="test")
 
@@ -134,7 +134,7 @@ def test_a_mark_leaves_a_letter_alone_that_is_in_another_state(ledger, add):
     assert [line.what for line in ledger.dead_letter_history(dead_letter.id)] == ["kept", "discarded"]
 
 
-def test_a_claimed_letter_is_nobody_elses_until_the_lease_ends(ledger, add, kind):
+def test_a_claimed_dead_letter_is_not_claimed_again_until_the_lease_ends(ledger, add, kind):
     add()
 
     [claimed] = ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind)
@@ -143,7 +143,7 @@ def test_a_claimed_letter_is_nobody_elses_until_the_lease_ends(ledger, add, kind
     assert ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind) == []
 
 
-def test_a_lease_that_ended_makes_the_letter_due_again(ledger, add, kind):
+def test_a_lease_that_ended_makes_the_dead_letter_due_again(ledger, add, kind):
     add()
     ledger.claim_dead_letters(limit=5, lease_seconds=-1, kind=kind)
 
@@ -165,7 +165,7 @@ def test_only_what_is_due_is_claimed_and_at_most_the_limit(ledger, add, kind):
     ]
 
 
-def test_failed_letters_are_claimed_when_asked_for_and_retry_again(ledger, add, kind):
+def test_failed_dead_letters_are_claimed_when_asked_for_and_retry_again(ledger, add, kind):
     failed, _ = add(state=FAILED, next_attempt_seconds=None)
 
     [claimed] = ledger.claim_dead_letters(limit=5, lease_seconds=60, kind=kind, states=[FAILED])
@@ -185,7 +185,7 @@ def test_a_mark_says_who_and_why_and_ends_the_retries(ledger, add, kind):
     assert ledger.mark_dead_letter(10**15, RESOLVED) is None
 
 
-def test_letters_are_counted_by_state(ledger, add):
+def test_dead_letters_are_counted_by_state(ledger, add):
     before = ledger.count_dead_letters()
     add("a")
     add("b", state=FAILED)

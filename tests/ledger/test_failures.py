@@ -75,7 +75,7 @@ def test_a_connection_lost_while_committing_is_not_repeated_blindly(ledger, sql,
 
 
 def test_no_connection_is_made_before_it_is_needed_and_a_server_that_is_away_is_unavailable(open_ledger):
-    ledger = open_ledger("postgresql://nobody@127.0.0.1:1/none")
+    ledger = open_ledger("postgresql://user@127.0.0.1:1/none")
 
     began = time.monotonic()
     with pytest.raises(Unavailable, match="can't be reached"):
@@ -84,7 +84,7 @@ def test_no_connection_is_made_before_it_is_needed_and_a_server_that_is_away_is_
 
 
 def test_the_password_is_not_in_the_message(open_ledger):
-    ledger = open_ledger("postgresql://nobody:s3cret@127.0.0.1:1/none")
+    ledger = open_ledger("postgresql://user:s3cret@127.0.0.1:1/none")
 
     with pytest.raises(Unavailable) as unavailable:
         ledger.get_user(1)

@@ -1,4 +1,4 @@
-"""Cursors of the outboxes: loss is noticed, written down, and never decides what is booked."""
+"""Cursors of the outboxes: loss is noticed, written down, and never changes what is booked."""
 
 from __future__ import annotations
 
@@ -143,13 +143,13 @@ def test_a_batch_that_fails_leaves_the_cursor_where_it_was(ledger, payer, shard,
         pytest.param((1, 9), ("rewind", 10, 12, 3), id="an older file"),
         pytest.param((1, 3), ("rewind", 4, 12, 7), id="older than what was posted"),
         pytest.param((0, 0), ("rewind", 1, 12, 7), id="nothing"),
-        pytest.param((50, 4), ("new_epoch", 13, 12, 0), id="a life in between that nobody saw"),
+        pytest.param((50, 4), ("new_epoch", 13, 12, 0), id="an epoch in between that no look saw"),
     ],
 )
 def test_an_incident_says_how_much_of_the_old_outbox_came_back(look, post, noticed, ledger, shard, before, expected):
     post(1, 5)
     look(1, 12, open_holds=7)
-    post(1, 2, epoch=100)  # booked before anybody looked: all that was seen counts as missing
+    post(1, 2, epoch=100)  # booked before the first look: all that was seen counts as missing
     assert noticed() == [("new_epoch", 6, 12, 7)]
     look(100, 2, *before)
     look(100, 2, *before)

@@ -66,7 +66,7 @@ def _months(sql) -> list[str]:
 
 
 def _fill(sql) -> None:
-    """Users, tokens, and a month of entries, which nobody has analyzed yet."""
+    """Users, tokens, and a month of entries, not analyzed yet."""
     sql.execute("insert into billing.users (id, quota) select n, 1000 from generate_series(2, %s) as n", [USERS])
     sql.execute(
         "insert into billing.tokens (id, user_id, remain_quota) select n, n, 1000 from generate_series(2, %s) as n",

@@ -285,16 +285,16 @@ def test_ids_are_found_again_whatever_case_they_come_in(ledger, payer, shard):
 
 
 def test_a_hold_that_a_restored_redis_brings_back_ends_once_in_the_books(ledger, payer, shard):
-    """Its first end was booked; the second one comes in another life of the server."""
-    used, given_back = payer.consume(70, held_quota=100), payer.release(100)
-    assert ledger.post_batch(shard, [used, given_back]).outcomes == ["posted", "posted"]
+    """Its first end was booked; the second one comes in another epoch."""
+    used, released = payer.consume(70, held_quota=100), payer.release(100)
+    assert ledger.post_batch(shard, [used, released]).outcomes == ["posted", "posted"]
 
     expired_again = payer.release(100, request_id=used.request_id, expired=True)
-    used_after_all = payer.consume(30, held_quota=100, request_id=given_back.request_id)
+    used_after_all = payer.consume(30, held_quota=100, request_id=released.request_id)
     assert ledger.post_batch(shard, [expired_again, used_after_all]).outcomes == ["duplicate", "posted"]
 
     assert [entry.kind for entry in ledger.entries_of(used.request_id)] == ["consume"]
-    (late,) = [entry for entry in ledger.entries_of(given_back.request_id) if entry.kind == "consume"]
+    (late,) = [entry for entry in ledger.entries_of(released.request_id) if entry.kind == "consume"]
     assert (late.quota, late.held_quota) == (30, 0), "charged, as usage without a hold"
 
 

@@ -16,7 +16,7 @@ def charge(ledger, payer, shard):
     return event
 
 
-def test_a_refund_gives_back_to_user_token_and_channel(ledger, payer, shard, charge):
+def test_a_refund_returns_quota_to_user_token_and_channel(ledger, payer, shard, charge):
     answer = ledger.post_refund(shard, payer.refund(charge, 40))
 
     assert answer.outcomes == [PostOutcome.POSTED]

@@ -29,7 +29,7 @@ def log(billing: Billing, payer: Payer, request_id: str, quota: int = 40, **more
 
 
 def as_0_1_0(consume: ConsumeLog) -> dict[str, Any]:
-    """The event of release 0.1.0, which had the header's facts in it and another formula."""
+    """The event of release 0.1.0, which had the header's fields in it and another formula."""
     event = events.of_log(consume)
     sent: dict[str, Any] = json.loads(events.encode(event))
     return {**sent, "fingerprint": events.fingerprint_of_0_1_0(event)}

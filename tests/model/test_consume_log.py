@@ -13,16 +13,16 @@ from billing_tasks.model.consume_log import ConsumeLog, Stored, column_fields, j
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.ids import new_request_id
 
-FACTS = {"user_id": 1, "token_id": 2, "channel_id": 3, "quota": 40}
+FIELDS = {"user_id": 1, "token_id": 2, "channel_id": 3, "quota": 40}
 
 
 def log(**more: object) -> ConsumeLog:
-    return ConsumeLog(**{**FACTS, "request_id": new_request_id(), **more})
+    return ConsumeLog(**{**FIELDS, "request_id": new_request_id(), **more})
 
 
 def complete(event: Event, kind: str = "consume", **header: object) -> Event:
-    facts = {"request_id": "r", "user_id": 1, "token_id": 2, "weight": 40, "held": 50, "filed_ms": 9}
-    events.complete(event, kind=kind, **{**facts, **header})  # type: ignore[arg-type]
+    fields = {"request_id": "r", "user_id": 1, "token_id": 2, "weight": 40, "held": 50, "filed_ms": 9}
+    events.complete(event, kind=kind, **{**fields, **header})  # type: ignore[arg-type]
     return event
 
 

@@ -77,7 +77,7 @@ class Spy:
 
 
 class Silent:
-    """A doorbell that calls no worker: the history itself decides when workers come."""
+    """A doorbell that calls no worker: the history itself says when workers come."""
 
     def ring(self, shard: int, request_id: str) -> None:
         pass
@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
         except errors.ReservationClosed:
             assert m.closed[slot].startswith("consumed")
         else:
-            assert not m.closed.get(slot, "").startswith("consumed"), "a charge is not given back as a hold"
+            assert not m.closed.get(slot, "").startswith("consumed"), "a charge is not released as a hold"
             assert given == (m.close(slot, "released") if slot in m.holds else 0)
 
     @rule(slot=slots, refund_id=own_ids, amount=st.sampled_from([None, 1, 40, 100]))

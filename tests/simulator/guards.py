@@ -202,7 +202,7 @@ SQL: list[Guard] = [
         "a hold that was released is not consumed as well",
         Cut(
             _POST,
-            "case when e.request_id = any (v_given_back) then 0 else coalesce(e.held_quota, 0) end",
+            "case when e.request_id = any (v_unused) then 0 else coalesce(e.held_quota, 0) end",
             "coalesce(e.held_quota, 0)",
         ),
     ),

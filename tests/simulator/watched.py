@@ -92,10 +92,10 @@ class WatchedLedger(Ledger):
         self._staged.append(self.books.keep(key, kept.state))
         return kept, new
 
-    def mark_dead_letter(self, letter_id: int, state: DeadLetterState, **more: Any) -> Any:
-        dead_letter = super().mark_dead_letter(letter_id, state, **more)
+    def mark_dead_letter(self, number: int, state: DeadLetterState, **more: Any) -> Any:
+        dead_letter = super().mark_dead_letter(number, state, **more)
         if dead_letter is not None:
-            self._staged.append(self.books.mark(self.dead_letter_keys[letter_id], state))
+            self._staged.append(self.books.mark(self.dead_letter_keys[number], state))
         return dead_letter
 
     def claim_dead_letters(self, **more: Any) -> Any:
@@ -122,16 +122,16 @@ class WatchedLedger(Ledger):
     def _retrying(self, key: tuple[str, str, str]) -> bool:
         return self.books.dead_letters.get(key) is DeadLetterState.RETRYING
 
-    def book_dead_letter(self, letter_id: int, shard: int, event: Event, verdict: Any) -> Any:
+    def book_dead_letter(self, number: int, shard: int, event: Event, verdict: Any) -> Any:
         self._refuse([event])
-        found, batch = super().book_dead_letter(letter_id, shard, event, verdict)
+        found, batch = super().book_dead_letter(number, shard, event, verdict)
         if batch is not None:
             if event.kind is Kind.CONSUME:  # nothing was set aside for it any more
                 event = msgspec.structs.replace(event, held_quota=0)
             post = self.books.refund if event.kind is Kind.REFUND else self.books.post_one
             self._staged.append(post(shard, event, batch))
             state = verdict(found, batch.outcomes[0]).state
-            self._staged.append(self.books.mark(self.dead_letter_keys[letter_id], state))
+            self._staged.append(self.books.mark(self.dead_letter_keys[number], state))
         return found, batch
 
     # -- operators ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is loaded when: a door loads what it works with, and who only asks for help waits for no server's library."""
+"""What is loaded when: a door loads what it works with, and `--help` waits for no server's library."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def queue_length(billing: Billing) -> int:
 
 
 def deliver_twice(billing: Billing) -> int:
-    """Put a second copy of every waiting message beside it, as a redelivery would; returns how many there were."""
+    """Put every waiting message a second time beside it, as a redelivery would; returns how many there were."""
     with broker(billing) as client:
         waiting: Any = client.lrange("celery", 0, -1)
         for raw in waiting:
@@ -140,7 +140,7 @@ def test_a_bare_producer_needs_none_of_our_code(billing: Billing, processes: Pro
 
 
 def test_a_message_in_plain_json_from_another_language_is_booked(billing: Billing, processes: Processes) -> None:
-    """The wire format of Celery's protocol 2, written out, as a gateway in Go or TypeScript would push it."""
+    """The message format of Celery's protocol 2, written out, as a gateway in Go or TypeScript would push it."""
     payer = billing.payer()
     processes.worker(billing)
     request_id = new_request_id()

@@ -12,7 +12,7 @@ GUARANTEES = {
     1: "No overspend: nothing is granted beyond a quota",
     2: "Each consume accepted is booked once or kept",
     3: "Balances equal the sums of their entries",
-    4: "Redis: counters equal their holds and events, copies equal PostgreSQL's rows",
+    4: "Redis: counters equal holds and events, cached rows equal PostgreSQL's",
     5: "A hold ends exactly once",
     6: "Loss is never silent: what may be missing is an incident",
 }

@@ -1,7 +1,7 @@
 """Reconcile: set right in Redis what verify found off there. Never touches the ledger.
 
 PostgreSQL is the truth, and Redis's own holds and events explain its counters, so the
-cache side can be repaired without asking anybody. Each repair looks again inside its
+cache side can be repaired without an operator. Each repair looks again inside its
 script; a crash between two of them leaves the rest for the next run.
 """
 

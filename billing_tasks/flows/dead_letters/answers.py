@@ -47,7 +47,7 @@ class Preview:
     kind: str
     would: str  # posted, duplicate, the code of a refusal, or `already resolved`, `already discarded`
     message: str  # the same as a sentence
-    left: int | None = None  # of the charge, what refunds have not given back; None: there is no charge
+    left: int | None = None  # of the charge, what is not refunded; None: there is no charge
 
     @property
     def books(self) -> bool:
@@ -110,7 +110,7 @@ class Sent:
     numbers: list[int]
     request_ids: list[str]
     left_out: dict[str, int]  # refused for ever: how many, by reason
-    not_sent: list[int]  # asked for, but: attempted by somebody at this moment, above the limit, or not open
+    not_sent: list[int]  # asked for, but: under way in another process, above the limit, or not open
 
     def as_dict(self) -> dict[str, object]:
         """What Flower shows."""

@@ -1,4 +1,4 @@
-"""Rehearse: what a retry of a dead letter would do now, in words. Nothing is changed.
+"""Preview: what a retry of a dead letter would do now, in words. Nothing is changed.
 
 The ledger books the event in a transaction and rolls it back, so the answer is its own;
 what it knows about the request makes the sentence.
@@ -19,7 +19,7 @@ from billing_tasks.model.posting import PostOutcome
 
 
 async def preview_all(*, limit: int, commands: Commands, wanted: DeadLetterFilter) -> Previews:
-    """What a retry of these dead letters would do now; the same dead letters are left out. Raises Unavailable."""
+    """What a retry of these dead letters would do now; it leaves out the same ones. Raises Unavailable."""
     selected = await select_dead_letters(wanted, limit=limit, leave_out=excluded_reasons(wanted))
     found = []
     for number in selected.numbers:
@@ -85,16 +85,16 @@ def _refund(event: Event, outcome: PostOutcome, state: RequestState) -> str:
         case PostOutcome.POSTED:
             return f"{charge}: would give back {left if event.whole else event.quota:,} to user {event.user_id}"
         case PostOutcome.DUPLICATE if state.refund_quota is None:
-            return "already done: its hold was given back before the charge came late; nothing would change"
+            return "already done: its hold was released before the charge came late; nothing would change"
         case PostOutcome.DUPLICATE:
-            return f"already booked, {state.refund_quota:,} given back: nothing would change"
+            return f"already booked, {state.refund_quota:,} refunded: nothing would change"
         case PostOutcome.NO_CHARGE if state.released:
-            ended = "expired" if state.expired else "was given back"
+            ended = "expired" if state.expired else "was released"
             return f"no charge yet; its hold {ended}, so there is nothing to refund unless usage comes late"
         case PostOutcome.NO_CHARGE:
             return "no charge yet"
         case PostOutcome.ABOVE_CHARGE if left == 0:
-            return f"refused: {charge}, everything was given back before"
+            return f"refused: {charge}, everything was refunded before"
         case PostOutcome.ABOVE_CHARGE:
             return f"refused: {charge}, {event.quota:,} wanted"
         case PostOutcome.CONFLICT if state.charged_user != event.user_id:

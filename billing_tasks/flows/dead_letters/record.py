@@ -161,7 +161,7 @@ async def keep(dead_letters: list[NewDeadLetter]) -> list[int]:
 def slow_lane(*, kind: str, request_id: str, number: int, attempt: int, **asked: str) -> Enqueue:
     """The dead letter as a Celery task of its own, so that Flower has the request under its own id.
 
-    `asked`: who asked for it and why, if somebody did. The id ends with the dead letter's number and the attempt's:
+    `asked`: actor and comment, if a person asked for it. The id ends with the dead letter's number and the attempt's:
     one request may have several refunds.
     """
     return Enqueue(

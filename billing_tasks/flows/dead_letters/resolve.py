@@ -1,4 +1,4 @@
-"""Decide: a person says that a dead letter stays unbooked, or takes that back. Who and why is kept with it.
+"""Resolve: a person says that a dead letter stays unbooked, or takes that back. Actor and comment are kept with it.
 
 Nothing is booked and nothing removed: a discarded dead letter can be reopened, and a
 dead letter that was booked meanwhile can't be discarded any more.
@@ -15,7 +15,7 @@ from billing_tasks.ledger.store import Ledger
 
 
 async def discard(number: int, *, actor: str, comment: str) -> bool:
-    """It stays unbooked. False: somebody discarded it before. Raises InvalidRequest if it was booked."""
+    """It stays unbooked. False: it was discarded before. Raises InvalidRequest if it was booked."""
     dead_letter = await _resolve(number, DeadLetterState.DISCARDED, HistoryKind.DISCARDED, OPEN, actor, comment)
     if dead_letter is None:
         return True
@@ -42,9 +42,9 @@ async def _resolve(
     actor: str,
     comment: str,
 ) -> DeadLetter | None:
-    """None: decided. Else the dead letter, whose state does not allow it. Raises InvalidRequest if there is none."""
+    """None: done. Else the dead letter, whose state does not allow it. Raises InvalidRequest if there is none."""
     if not comment.strip():
-        raise InvalidRequest("Say why: somebody will ask.")
+        raise InvalidRequest("Say why: comment is kept with the dead letter.")
     marked = await InLedger(
         Ledger.mark_dead_letter, number, state, what=what, actor=actor, comment=comment, only_from=only_from
     )

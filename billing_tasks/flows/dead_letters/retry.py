@@ -2,7 +2,7 @@
 
 So an attempt that was interrupted, or made twice, books nothing twice: it finds
 "duplicate", which counts as booked. A dead letter and its booking are one transaction:
-whoever comes second, a worker or a person, finds the dead letter settled.
+the second to come, a worker or a person, finds the dead letter settled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from billing_tasks.settings import Settings
 
 #: A dead letter that was sent and not marked (its task was lost with the broker, say) is due again after this.
 CLAIM_SECONDS = 300
-#: Who asks for what beat repeats.
+#: The actor of what beat repeats.
 BY_ITSELF = "beat"
 
 _ERRORS: dict[str, type[BillingError]] = {
@@ -43,7 +43,7 @@ _ERRORS: dict[str, type[BillingError]] = {
     PostOutcome.NO_CHARGE: ChargeNotFound,
     PostOutcome.ABOVE_CHARGE: RefundAboveCharge,
 }
-_HOLD_RELEASED = "its hold was given back, and nothing was charged"
+_HOLD_RELEASED = "its hold was released, and nothing was charged"
 _SAYS = {
     PostOutcome.POSTED: "booked now",
     PostOutcome.DUPLICATE: "had been booked before, nothing charged again",
@@ -52,7 +52,7 @@ _SAYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Try:
-    """One attempt: who makes it and why, and which one it is."""
+    """One attempt: its actor and comment, and which one it is."""
 
     actor: str
     comment: str
@@ -152,7 +152,7 @@ def _settled_before(dead_letter: DeadLetter) -> Attempted:
     if dead_letter.state is DeadLetterState.RESOLVED:
         message = _SAYS[PostOutcome.DUPLICATE]
     else:
-        message = f"discarded by {dead_letter.handled_by or 'somebody'}, nothing done; to book it, reopen it first"
+        message = f"discarded by {dead_letter.handled_by or 'an operator'}, nothing done; to book it, reopen it first"
     return Attempted(dead_letter.id, dead_letter.request_id, f"already {dead_letter.state}", message)
 
 

@@ -1,4 +1,4 @@
-"""Choosing dead letters by a filter, for whoever retries, rehearses or discards many of them.
+"""Select: dead letters by a filter, to retry, preview or discard many of them.
 
 A retry leaves out what is refused for ever, unless it is asked for by number or
 reason; how many those are is told, never passed over.
@@ -19,7 +19,7 @@ from billing_tasks.model.events import Kind
 from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_list, check_moment, check_text
 
-#: What billing.retry_failed can choose by.
+#: What billing.retry_failed can select by.
 _FILTERS = ("kind", "reason", "user_id", "request_ids", "refund_ids", "client_keys", "numbers", "since", "before")
 #: What is read from payloads is looked for value by value: so many refund_ids or client_keys at once.
 MOST_INSIDE = 100
@@ -44,7 +44,7 @@ async def count_left_out(wanted: DeadLetterFilter, leave_out: Collection[str]) -
 
 
 def filter_from(asked: dict[str, Any]) -> DeadLetterFilter:
-    """The filter inside a message of billing.retry_failed: open letters, or these numbers. Raises InvalidRequest."""
+    """The filter in a message of billing.retry_failed: open dead letters, or these numbers. Raises InvalidRequest."""
     unknown = asked.keys() - _FILTERS
     if unknown:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Expire: release holds that nobody came back for.
+"""Expire: release holds that the gateway neither consumed nor released.
 
 Listing and closing are two steps; expire.lua looks again, by Redis's clock, and
 closes only what is still due. A crash between them leaves the rest for the next run.

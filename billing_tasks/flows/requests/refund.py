@@ -1,4 +1,4 @@
-"""Refund: give quota back, before the charge (the hold) or after it (a reversing entry).
+"""Refund: before the charge its hold is released; after it the charge is reversed by an entry.
 
 By hold or by charge, never by a bare amount: a refund that is repeated finds the
 hold closed or its refund_id taken, and gives nothing twice.

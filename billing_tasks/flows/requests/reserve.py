@@ -1,8 +1,8 @@
-"""Reserve: set quota aside before the upstream call. One round trip when the account's copy is warm.
+"""Reserve: set quota aside before the upstream call. One round trip when the account is cached.
 
-Nothing is decided here that the script has not decided; this story is about
-copies: load one that is missing, refresh one that is old before it is used or
-before it refuses anybody. A crash leaves at most a hold, which expires.
+The script alone holds or refuses; this story is about the account cache: load a row
+that is missing, refresh one that is old before it is used or before it refuses a
+request. A crash leaves at most a hold, which expires.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Wanted:
     client_key: str = ""
 
 
-#: Refusals that an older copy may be wrong about: a top-up or an edit elsewhere must count.
+#: Refusals that an older cached row may be wrong about: a top-up or an edit elsewhere must count.
 _BY_THE_CACHE = frozenset(
     {
         Reserve.USER_DISABLED,
@@ -54,7 +54,7 @@ _BY_THE_CACHE = frozenset(
         Reserve.INSUFFICIENT_TOKEN_QUOTA,
     }
 )
-#: Each round loads a copy or gives up; more than this means that copies are thrown away as fast as they load.
+#: Each round loads the account or gives up; more than this means that the cache loses rows as fast as they load.
 _ROUNDS = 6
 
 
@@ -73,7 +73,7 @@ async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> 
             try:
                 await _load(wanted, reply, commands)
             except Unavailable:
-                fresh_ms = 0  # PostgreSQL is away: the old copy is the best there is
+                fresh_ms = 0  # PostgreSQL is away: the old row is the best there is
         elif outcome in _BY_THE_CACHE and not asked_again and reply.age_ms >= settings.refusal_fresh_seconds * 1000:
             asked_again = True
             try:
@@ -83,7 +83,7 @@ async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> 
         else:
             raise _refusal(wanted, reply)
     raise UserQuotaUnreadable(
-        f"The copy of user {wanted.user_id} in Redis could not be kept long enough to reserve from it.",
+        f"User {wanted.user_id} could not be kept in the account cache long enough to reserve from it.",
         request_id=wanted.request_id,
     )
 

@@ -1,4 +1,4 @@
-"""Ring: call a drainer for every outbox that has events and nobody on the way. Heals lost rings."""
+"""Ring: call a drainer for every outbox that has events and no drainer on its way. Heals lost rings."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import OutboxPart, PostOutcome
 from billing_tasks.settings import Settings
 
-#: How long nobody rings after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
+#: How long no ring follows after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
 #: time-out): with 10 s each shard gained another retrying drainer every 20 s for as long as PostgreSQL was away.
 QUIET_AFTER_FAILURE_MS = 60_000
 
@@ -45,7 +45,7 @@ class Drained:
     dead_lettered: int = 0
     request_ids: list[str] = field(default_factory=list)
     lag_ms: int = 0
-    taken: bool = False  # somebody else drains
+    taken: bool = False  # another drainer is at work
 
     def as_dict(self) -> dict[str, object]:
         """What Flower shows as the task's result."""
@@ -92,7 +92,7 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Drainer:
-    """One run: which shard, for whom, until when."""
+    """One run: which shard, under which name, until when."""
 
     shard: int
     owner: str
@@ -141,7 +141,7 @@ async def _let_go(shard: int, owner: str, commands: Commands) -> None:
 
 
 async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
-    """The oldest events, or those behind a batch that is still in the outbox. None: somebody else drains."""
+    """The oldest events, or those behind a batch that is still in the outbox. None: another drainer is at work."""
     lease = await d.commands.lease(d.shard, owner=d.owner, lease_ms=d.settings.lease_ms)
     if lease.outcome is Lease.TAKEN:
         return None
@@ -267,7 +267,7 @@ async def _settled(batch: _Batch, d: _Drainer) -> None:
     """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
     calls = []
     # Refunds bring rows that no entry names; an event that named another user's token brings a row whose
-    # copy lies in another shard, with another epoch: not ours to write.
+    # cached row lies in another shard, with another epoch: not this batch's to write.
     of_shard = d.commands.keys.shard_of
     left_users = {row.id: row for row in batch.users.values() if of_shard(row.id) == d.shard}
     left_tokens = {row.id: row for row in batch.tokens.values() if of_shard(row.user_id) == d.shard}
@@ -309,7 +309,7 @@ def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:
     """Chunks of about SETTLED_AT_ONCE entries, a user's entries together.
 
     The user's new balance is written with the first of them and counts them all; while some of
-    them are still in `unposted`, the user has less available than is true. Together, nobody sees that.
+    them are still in `unposted`, the user has less available than is true. Together, no reservation sees that.
     """
     of_user: dict[int, list[OutboxEntry]] = {}
     for entry in entries:

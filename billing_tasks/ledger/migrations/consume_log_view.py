@@ -44,30 +44,30 @@ _OTHERWISE: Final = {
 }
 #: annotation of a field without a column -> how it is read out of its JSON object
 _READ: Final = {
-    int: "coalesce(({place} ->> '{name}')::bigint, 0)",
-    str: "coalesce({place} ->> '{name}', '')",
-    bool: "coalesce(({place} ->> '{name}')::boolean, false)",
+    int: "coalesce(({column} ->> '{name}')::bigint, 0)",
+    str: "coalesce({column} ->> '{name}', '')",
+    bool: "coalesce(({column} ->> '{name}')::boolean, false)",
 }
 
 
 def columns() -> dict[str, str]:
     """Column name -> where it comes from, in the order of the view."""
     found = dict(_REFERENCE)
-    places = {name: place for place, names in json_fields().items() for name in names}
+    in_json = {name: column for column, names in json_fields().items() for name in names}
     for name, declared in ConsumeLog.model_fields.items():
         if name in _OTHERWISE:
             renamed = _OTHERWISE[name]
             found.update([renamed] if renamed else [])
-        elif name in places:
-            found[name] = _out_of_json(places[name], name, declared.annotation)
+        elif name in in_json:
+            found[name] = _out_of_json(in_json[name], name, declared.annotation)
         else:
             found.setdefault(name, name)
     return found
 
 
-def _out_of_json(place: Stored, name: str, annotation: object) -> str:
-    template = next((text for kind, text in _READ.items() if annotation == kind), "{place} -> '{name}'")
-    return template.format(place=place.value, name=name)
+def _out_of_json(column: Stored, name: str, annotation: object) -> str:
+    template = next((text for kind, text in _READ.items() if annotation == kind), "{column} -> '{name}'")
+    return template.format(column=column.value, name=name)
 
 
 def definition() -> str:
@@ -88,7 +88,7 @@ def refresh(connection: sa.Connection) -> None:
     try:
         with connection.begin_nested():
             connection.execution_options(no_parameters=True).exec_driver_sql(definition())
-    except sa.exc.ProgrammingError as error:  # a column is gone, or has another place or type
+    except sa.exc.ProgrammingError as error:  # a column is gone, moved, or has another type
         _replace(connection, error)
     connection.exec_driver_sql(f"comment on view billing.consume_log is '{made_by}'")
 

@@ -13,8 +13,8 @@ with connection.begin():
     # Two that migrate at once queue here, however long the first one takes.
     connection.execute(text("set local lock_timeout = 0"))
     connection.execute(text("select pg_advisory_xact_lock(hashtext('billing.migrations'))"))
-    # From here on a lock that isn't had soon is given up: whoever waits for an exclusive
-    # lock on a table stops everybody who comes later.
+    # From here on a lock that isn't had soon is given up: a session that waits for an
+    # exclusive lock on a table stops all that come later.
     connection.execute(text("set local lock_timeout = '5s'"))
     connection.execute(text(f"create schema if not exists {SCHEMA}"))
     adopt_release_0_1_0(connection)

@@ -46,7 +46,7 @@ def at_once(calls: list[Callable[[], T]]) -> list[T | errors.BillingError]:
 
 
 def until_done(call: Callable[[], T]) -> T:
-    """As a gateway does: again, with the same id, for as long as nobody confirms."""
+    """As a gateway does: again, with the same id, until a server confirms."""
     while True:
         try:
             return call()
@@ -77,7 +77,7 @@ def test_one_api_2440_and_new_api_5690_fifty_requests_at_once_spend_no_more_than
 
 
 def test_new_api_6609_a_rich_user_is_held_like_everybody_before_the_upstream_is_called(billing: Billing) -> None:
-    """new-api#6609: who has more than 100 times the amount in a cached balance was forwarded with nothing deducted.
+    """new-api#6609: a user with more than 100 times the amount in a cached balance was forwarded with nothing deducted.
 
     Ours: `trusted` says what the reference would have done; the hold is there all the same, on every gateway."""
     payer = billing.payer(100_000, unlimited=True)
@@ -118,9 +118,9 @@ def test_one_api_2397_one_code_redeemed_by_many_at_once_is_worth_one_top_up(bill
 
 
 def test_litellm_27639_requests_that_ended_leave_nothing_reserved(billing: Billing) -> None:
-    """litellm#27639: reservations were not given back on some of a request's ways out: 429 at no real spend.
+    """litellm#27639: some of a request's exits did not release its reservation: 429 at no real spend.
 
-    Ours: whatever way 60 requests end, the balance is short of exactly what they used."""
+    Ours: however 60 requests end, the balance is short of exactly what they used."""
     payer = billing.payer(100_000)
     charge = {"user_id": payer[0], "token_id": payer[1], "channel_id": CHANNEL, "model": "gpt-4o", "prompt_tokens": 5}
 
@@ -153,7 +153,9 @@ def test_litellm_27639_requests_that_ended_leave_nothing_reserved(billing: Billi
     with ThreadPoolExecutor(12) as threads:
         for done in [threads.submit(ends[n % 6]) for n in range(60)]:
             assert not isinstance(done.exception(), errors.BillingError)
-    eventually(lambda: billing.expire() and billing.verify().open_holds == 0, what="what nobody ended has expired")
+    eventually(
+        lambda: billing.expire() and billing.verify().open_holds == 0, what="what the gateways did not end has expired"
+    )
     billing.settle()
     assert billing.available(payer[0]) == 100_000 - 20 * 7
     assert billing.accounts.user(payer[0]).quota == 100_000 - 20 * 7
@@ -162,7 +164,7 @@ def test_litellm_27639_requests_that_ended_leave_nothing_reserved(billing: Billi
 def test_litellm_28247_many_gateways_loading_one_cold_account_count_it_once(billing: Billing) -> None:
     """litellm#28247: each pod that met a cold counter added the database's value to it: N times the spend.
 
-    Ours: a copy is set, not added to; eight gateways load at once, again and again, and the balance is the balance."""
+    Ours: the cached balance is set, not added to; eight gateways load at once, again and again, and it stays right."""
     payer = billing.payer(10_000)
     pods = gateways(billing, 8)
     keys = billing.runtime.commands.keys

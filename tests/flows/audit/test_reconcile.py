@@ -87,7 +87,7 @@ def test_an_account_that_would_vanish_with_its_holds_is_kept(billing: Billing) -
     assert billing.redis("TTL", key) == -1
 
 
-def test_a_copy_that_postgresql_contradicts_is_loaded_again(billing: Billing) -> None:
+def test_a_cached_row_that_postgresql_contradicts_is_loaded_again(billing: Billing) -> None:
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
     billing.redis(
@@ -103,7 +103,7 @@ def test_a_copy_that_postgresql_contradicts_is_loaded_again(billing: Billing) ->
     assert billing.reserve(payer, 930).held_quota == 930
 
 
-def test_copies_of_a_postgresql_that_was_set_back_are_loaded_again(billing: Billing) -> None:
+def test_rows_cached_from_a_postgresql_that_was_set_back_are_loaded_again(billing: Billing) -> None:
     """Restored from a backup: everything in it is older than what Redis has seen."""
     payer = billing.payer(1000)
     billing.use(billing.reserve(payer, 100), 40)
@@ -118,7 +118,7 @@ def test_copies_of_a_postgresql_that_was_set_back_are_loaded_again(billing: Bill
     assert billing.available(payer[0]) == 900
 
 
-def test_a_copy_that_was_replaced_meanwhile_is_not_forgotten(billing: Billing) -> None:
+def test_a_cached_row_that_was_replaced_meanwhile_is_not_forgotten(billing: Billing) -> None:
     payer = billing.payer(1000)
     billing.reserve(payer, 70)
     key = billing.user_key(payer[0])

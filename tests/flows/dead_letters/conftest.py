@@ -28,8 +28,8 @@ from tests.worker.conftest import processes, start_flower
 __all__ = ["processes", "start_flower"]
 
 
-class Letters:
-    """What happens to dead letters, over a Billing."""
+class DeadLetterDriver:
+    """Dead letters of a Billing, treated as a worker and a person would."""
 
     def __init__(self, billing: Billing) -> None:
         self.billing = billing
@@ -87,8 +87,8 @@ class Letters:
 
 
 @pytest.fixture
-def mail(billing: Billing) -> Letters:
-    return Letters(billing)
+def dead_letters(billing: Billing) -> DeadLetterDriver:
+    return DeadLetterDriver(billing)
 
 
 def usage(payer: Payer, quota: int, request_id: str | None = None, **more: Any) -> Event:

@@ -13,7 +13,7 @@ from billing_tasks.model.events import encode
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.worker import tasks
 from tests.conftest import Billing, MakeBilling, Payer
-from tests.flows.dead_letters.conftest import Letters, Run, refund_of, usage
+from tests.flows.dead_letters.conftest import DeadLetterDriver, Run, refund_of, usage
 
 #: What a valid message of billing.consume for this payer would be: no poison, but no event of an outbox either.
 MESSAGE = b'{"request_id":"ID","user_id":1,"token_id":1,"channel_id":3,"quota":50}'
@@ -39,10 +39,10 @@ KINDS = ["consume", "refund", "release", "conflict", "adjust", "", "\x1b[2J"]
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
-def test_a_letter_of_any_kind_with_any_payload_is_refused_and_waits_for_a_person(
-    mail: Letters, run: Run, name: str
+def test_a_dead_letter_of_any_kind_with_any_payload_is_refused_and_waits_for_a_person(
+    dead_letters: DeadLetterDriver, run: Run, name: str
 ) -> None:
-    billing, payer = mail.billing, mail.billing.payer()
+    billing, payer = dead_letters.billing, dead_letters.billing.payer()
     poisoned = []
     for kind in KINDS:
         request_id = new_request_id()
@@ -57,12 +57,12 @@ def test_a_letter_of_any_kind_with_any_payload_is_refused_and_waits_for_a_person
             fingerprint="00",
         )
         poisoned.append(dead_letter.id)
-    good = mail.keep(usage(payer, 7))
-    assert not any(mail.preview(number).books for number in poisoned)
-    mail.now_due()
-    assert mail.beat() == [*poisoned, good]
-    assert {mail.get(number).state for number in poisoned} == {"failed"}
-    assert (mail.get(good).state, billing.accounts.user(payer[0]).used_quota) == ("resolved", 7)
+    good = dead_letters.keep(usage(payer, 7))
+    assert not any(dead_letters.preview(number).books for number in poisoned)
+    dead_letters.now_due()
+    assert dead_letters.beat() == [*poisoned, good]
+    assert {dead_letters.get(number).state for number in poisoned} == {"failed"}
+    assert (dead_letters.get(good).state, billing.accounts.user(payer[0]).used_quota) == ("resolved", 7)
     shows = [("show", number) for number in poisoned]
     for words in (*shows, ("list",), ("list", "--json"), ("retry", *poisoned, "--dry-run")):
         assert "\x1b" not in run(*words).output
@@ -76,7 +76,7 @@ def test_an_entry_of_an_outbox_with_any_payload_leaves_it_and_is_never_booked(
     make_billing: MakeBilling, kind: str, name: str
 ) -> None:
     billing = make_billing(shards=1)
-    mail, payer, request_id = Letters(billing), billing.payer(), new_request_id()
+    dead_letters, payer, request_id = DeadLetterDriver(billing), billing.payer(), new_request_id()
     billing.use(billing.reserve(payer, 100), 40)
     event = f"{kind} {request_id} {payer[0]} {payer[1]} 0 0 0"
     payload = PAYLOADS[name].replace(b"ID", request_id.encode())
@@ -84,18 +84,18 @@ def test_an_entry_of_an_outbox_with_any_payload_leaves_it_and_is_never_booked(
     for _ in range(2):
         billing.settle()
     assert billing.verify().backlog == 0
-    dead_letter = mail.only()
-    assert mail.preview(dead_letter.id).would in record.FOR_EVER
-    assert mail.attempt(dead_letter.id) in ("InvalidRequest", "LedgerRefusedData", "IdempotencyConflict")
+    dead_letter = dead_letters.only()
+    assert dead_letters.preview(dead_letter.id).would in record.FOR_EVER
+    assert dead_letters.attempt(dead_letter.id) in ("InvalidRequest", "LedgerRefusedData", "IdempotencyConflict")
     assert billing.accounts.user(payer[0]).used_quota == 40
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
 @pytest.mark.parametrize("task", ["consume_one", "refund_one"])
 def test_a_message_with_anything_in_it_is_kept_and_retried_without_harm(
-    mail: Letters, monkeypatch: pytest.MonkeyPatch, task: str, name: str
+    dead_letters: DeadLetterDriver, monkeypatch: pytest.MonkeyPatch, task: str, name: str
 ) -> None:
-    billing, payer = mail.billing, mail.billing.payer()
+    billing, payer = dead_letters.billing, dead_letters.billing.payer()
     monkeypatch.setattr(tasks, "runtime", lambda: billing.runtime)
     nested: list[object] = []
     for _ in range(300):
@@ -108,29 +108,29 @@ def test_a_message_with_anything_in_it_is_kept_and_retried_without_harm(
     }
     with pytest.raises(errors.Refused):
         getattr(tasks, task).apply(kwargs=json.loads(json.dumps(message)), throw=True)
-    dead_letter = mail.only()
+    dead_letter = dead_letters.only()
     assert dead_letter.reason == "invalid_request"
-    assert mail.attempt(dead_letter.id) == "InvalidRequest"
+    assert dead_letters.attempt(dead_letter.id) == "InvalidRequest"
     assert billing.accounts.user(payer[0]).quota == 1_000_000
 
 
-def test_a_hundred_poisoned_letters_keep_no_good_one_waiting(billing: Billing, mail: Letters) -> None:
+def test_a_hundred_poisoned_letters_keep_no_good_one_waiting(billing: Billing, dead_letters: DeadLetterDriver) -> None:
     payer = billing.payer()
     for number in range(100):
         billing.runtime.ledger.add_dead_letter(
             kind="consume", request_id=str(number), user_id=1, payload=b"\xff", reason="odd", error="e"
         )
-    good = [mail.keep(usage(payer, 5)) for _ in range(3)]
+    good = [dead_letters.keep(usage(payer, 5)) for _ in range(3)]
     for _ in range(2):
-        mail.now_due()
-        mail.beat(limit=60)
-    assert {mail.get(number).state for number in good} == {"resolved"}
+        dead_letters.now_due()
+        dead_letters.beat(limit=60)
+    assert {dead_letters.get(number).state for number in good} == {"resolved"}
     assert billing.runtime.ledger.count_dead_letters()["failed"] == 100  # type: ignore[index]
 
 
-def test_what_was_filed_as_one_kind_is_not_booked_as_another(mail: Letters) -> None:
-    payer: Payer = mail.billing.payer()
-    ledger = mail.billing.runtime.ledger
+def test_what_was_filed_as_one_kind_is_not_booked_as_another(dead_letters: DeadLetterDriver) -> None:
+    payer: Payer = dead_letters.billing.payer()
+    ledger = dead_letters.billing.runtime.ledger
     for event in (
         usage(payer, 5),
         refund_of(payer[0], new_request_id()),
@@ -141,5 +141,7 @@ def test_what_was_filed_as_one_kind_is_not_booked_as_another(mail: Letters) -> N
                 kind=kind, request_id=event.request_id, user_id=payer[0], payload=encode(event),
                 reason="odd", error="e", fingerprint=event.fingerprint,
             )  # fmt: skip
-            assert mail.attempt(dead_letter.id) == "InvalidRequest"
-    assert mail.billing.sql("select count(*) from billing.ledger_entries where request_id is not null") == [(0,)]
+            assert dead_letters.attempt(dead_letter.id) == "InvalidRequest"
+    assert dead_letters.billing.sql("select count(*) from billing.ledger_entries where request_id is not null") == [
+        (0,)
+    ]

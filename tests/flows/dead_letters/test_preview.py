@@ -11,7 +11,7 @@ from billing_tasks.flows.requests.release import release_event
 from billing_tasks.model.events import Event
 from billing_tasks.model.ids import new_request_id
 from tests.conftest import Billing, Payer
-from tests.flows.dead_letters.conftest import Letters, charge, refund_of, usage
+from tests.flows.dead_letters.conftest import DeadLetterDriver, charge, refund_of, usage
 
 Case = Callable[[Billing, Payer], Event]
 
@@ -24,9 +24,9 @@ def booked(billing: Billing, event: Event) -> Event:
     return event
 
 
-def partly_refunded(billing: Billing, payer: Payer, quota: int | None, given_back: int = 700) -> Event:
+def partly_refunded(billing: Billing, payer: Payer, quota: int | None, before: int = 700) -> Event:
     request_id = charge(billing, payer)
-    booked(billing, refund_of(payer[0], request_id, given_back, "before"))
+    booked(billing, refund_of(payer[0], request_id, before, "before"))
     return refund_of(payer[0], request_id, quota)
 
 
@@ -58,12 +58,12 @@ CASES: dict[str, tuple[Case, str, str]] = {
     "a refund of nothing": (
         lambda b, p: partly_refunded(b, p, None, 1000),
         "above_charge",
-        "everything was given back",
+        "everything was refunded",
     ),
     "a refund booked before": (
         lambda b, p: booked(b, refund_of(p[0], charge(b, p), 75)),
         "duplicate",
-        "already booked, 75 given back",
+        "already booked, 75 refunded",
     ),
     "a refund_id reused": (
         lambda b, p: refund_of(p[0], booked(b, refund_of(p[0], charge(b, p), 75)).request_id, 76),
@@ -77,13 +77,13 @@ CASES: dict[str, tuple[Case, str, str]] = {
     ),
     "a charge that has not come": (lambda b, p: refund_of(p[0], new_request_id(), 5), "no_charge", "no charge yet"),
     "a hold that expired": (lambda b, p: ended_unused(b, p, expired=True), "no_charge", "its hold expired"),
-    "a hold given back": (lambda b, p: ended_unused(b, p, expired=False), "no_charge", "its hold was given back"),
+    "a released hold": (lambda b, p: ended_unused(b, p, expired=False), "no_charge", "its hold was released"),
     "the default refund, repeated": (refunded_before_the_late_charge, "duplicate", "before the charge came late"),
-    "a refund for nobody": (lambda b, p: refund_of(999, charge(b, p), 5), "unknown_user", "user 999 does not exist"),
+    "a refund of no user": (lambda b, p: refund_of(999, charge(b, p), 5), "unknown_user", "user 999 does not exist"),
     "usage": (lambda b, p: usage(p, 1375), "posted", "would charge 1,375 to user 1"),
     "usage booked before": (lambda b, p: booked(b, usage(p, 5)), "duplicate", "already booked"),
     "usage with another body": (lambda b, p: same_id(b, p, 41), "conflict", "another body, 40 quota of user 1"),
-    "usage of nobody": (lambda b, p: usage((999, 1), 5), "unknown_user", "user 999 does not exist"),
+    "usage of no user": (lambda b, p: usage((999, 1), 5), "unknown_user", "user 999 does not exist"),
     "usage without its token": (lambda b, p: usage((p[0], 999), 5), "unknown_token", "token 999 does not exist"),
     "usage with another's token": (
         lambda b, p: usage((p[0], b.payer()[1]), 5),
@@ -108,45 +108,52 @@ def everything(billing: Billing) -> list[object]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_dry_run_says_what_the_retry_then_does_and_changes_nothing(mail: Letters, case: str) -> None:
+def test_the_dry_run_says_what_the_retry_then_does_and_changes_nothing(
+    dead_letters: DeadLetterDriver, case: str
+) -> None:
     make, would, message = CASES[case]
-    billing = mail.billing
-    number = mail.keep(make(billing, billing.payer()))
+    billing = dead_letters.billing
+    number = dead_letters.keep(make(billing, billing.payer()))
     before = everything(billing)
 
-    found = mail.preview(number)
+    found = dead_letters.preview(number)
 
     assert everything(billing) == before
     assert (found.would, message in found.message) == (would, True), found.message
-    mail.attempt(number)
-    dead_letter = mail.get(number)
-    assert (would if dead_letter.open else mail.history(number)[-1]) == would
+    dead_letters.attempt(number)
+    dead_letter = dead_letters.get(number)
+    assert (would if dead_letter.open else dead_letters.history(number)[-1]) == would
     assert dead_letter.reason == would or not dead_letter.open
 
 
-def test_a_settled_letter_would_not_change_and_says_who_settled_it(mail: Letters) -> None:
-    number = mail.keep(usage(mail.billing.payer(), 5))
-    mail.attempt(number)
-    assert mail.preview(number).as_dict()["would"] == "already resolved"
-    assert mail.preview(number).message == "booked before: nothing would change"
+def test_a_settled_dead_letter_would_not_change_and_says_who_settled_it(dead_letters: DeadLetterDriver) -> None:
+    number = dead_letters.keep(usage(dead_letters.billing.payer(), 5))
+    dead_letters.attempt(number)
+    assert dead_letters.preview(number).as_dict()["would"] == "already resolved"
+    assert dead_letters.preview(number).message == "booked before: nothing would change"
 
 
-def test_a_dry_run_locks_nobody_for_longer_than_itself(mail: Letters) -> None:
-    payer = mail.billing.payer()
-    number = mail.keep(usage(payer, 5))
-    mail.preview(number)
-    waiting = mail.billing.sql("select count(*) from pg_stat_activity where state in ('idle in transaction')")
+def test_a_dry_run_locks_no_user_for_longer_than_itself(dead_letters: DeadLetterDriver) -> None:
+    payer = dead_letters.billing.payer()
+    number = dead_letters.keep(usage(payer, 5))
+    dead_letters.preview(number)
+    waiting = dead_letters.billing.sql("select count(*) from pg_stat_activity where state in ('idle in transaction')")
     assert waiting == [(0,)]
 
 
-def test_a_message_is_rehearsed_like_the_event_it_stands_for(mail: Letters) -> None:
+def test_a_message_is_previewed_like_the_event_it_stands_for(dead_letters: DeadLetterDriver) -> None:
     from billing_tasks.errors import InvalidRequest
     from billing_tasks.flows.dead_letters import record
 
-    payer = mail.billing.payer()
-    message = {"user_id": payer[0], "request_id": charge(mail.billing, payer), "quota": 5, "refund_id": "case-1"}
+    payer = dead_letters.billing.payer()
+    message = {
+        "user_id": payer[0],
+        "request_id": charge(dead_letters.billing, payer),
+        "quota": 5,
+        "refund_id": "case-1",
+    }
     kept = record.of_message("refund", message, InvalidRequest("was refused once"), task_id="t")
-    (number,) = mail.billing.runtime.run(record.keep([kept]))
-    assert mail.preview(number).would == "posted"
-    assert mail.attempt(number) == "posted"
-    assert msgspec.json.decode(mail.get(number).payload) == message
+    (number,) = dead_letters.billing.runtime.run(record.keep([kept]))
+    assert dead_letters.preview(number).would == "posted"
+    assert dead_letters.attempt(number) == "posted"
+    assert msgspec.json.decode(dead_letters.get(number).payload) == message

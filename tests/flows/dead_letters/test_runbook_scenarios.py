@@ -1,4 +1,4 @@
-"""The runbook, followed by somebody who knows nothing else: every command here was read out of docs/runbook.md."""
+"""The runbook, followed by an operator who knows nothing else: every command here was read out of docs/runbook.md."""
 
 from __future__ import annotations
 

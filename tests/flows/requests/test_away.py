@@ -15,7 +15,7 @@ from billing_tasks.model.ids import new_request_id
 from tests.conftest import CHANNEL, Billing, Payer
 
 NO_REDIS = "unix:///nonexistent/valkey.sock"
-NO_POSTGRESQL = "postgresql://nobody@/nothing?host=/nonexistent"
+NO_POSTGRESQL = "postgresql://user@/nothing?host=/nonexistent"
 
 
 def without(billing: Billing, *, redis: bool = False, postgresql: bool = False, **more: object) -> Bookkeeper:
@@ -78,7 +78,7 @@ def test_asyncio_gets_the_same_errors(billing: Billing) -> None:
 
 
 def test_usage_booked_while_redis_was_away_is_not_spent_again_when_its_hold_expires(billing: Billing) -> None:
-    """The copy in Redis still has the old balance then; only what the hold set aside stands between."""
+    """The cached account still has the old balance then; only what the hold set aside stands between."""
     payer = billing.payer(100)
     reservation = billing.reserve(payer, 100)
     with without(billing, redis=True) as bk:
@@ -175,7 +175,7 @@ def test_without_postgresql_loaded_accounts_go_on(billing: Billing) -> None:
         with pytest.raises(errors.UserQuotaUnreadable) as failed:
             bk.pre_consume_quota(10, user_id=cold[0], token_id=cold[1])
         assert (failed.value.code, failed.value.http_status) == ("get_user_quota_failed", 500)
-        # An old copy is used as it is, and a refusal from it stands.
+        # An old cached row is used as it is, and a refusal from it stands.
         billing.redis(
             "HINCRBY",
             billing.user_key(payer[0]),

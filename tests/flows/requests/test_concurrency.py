@@ -61,20 +61,20 @@ def by_processes(billing: Billing, payer: Payer) -> int:
         return sum(pool.map(in_a_process, [share] * 4))
 
 
-WAYS = pytest.mark.parametrize("way", [by_threads, by_asyncio, by_processes])
+EACH_KIND = pytest.mark.parametrize("race", [by_threads, by_asyncio, by_processes])
 
 
-@WAYS
-def test_racing_reservations_never_hold_more_than_the_user_has(billing: Billing, way: Any) -> None:
+@EACH_KIND
+def test_racing_reservations_never_hold_more_than_the_user_has(billing: Billing, race: Any) -> None:
     payer = billing.payer(100_000, unlimited=True)
-    assert way(billing, payer) == 1000
+    assert race(billing, payer) == 1000
     assert billing.available(payer[0]) == 0
 
 
-@WAYS
-def test_racing_reservations_never_hold_more_than_the_token_has(billing: Billing, way: Any) -> None:
+@EACH_KIND
+def test_racing_reservations_never_hold_more_than_the_token_has(billing: Billing, race: Any) -> None:
     payer = billing.payer(100_000, 50_000)
-    assert way(billing, payer) == 500
+    assert race(billing, payer) == 500
     assert billing.available(payer[0]) == 50_000
 
 
@@ -121,7 +121,7 @@ def test_consume_racing_its_refund_and_its_expiry_ends_the_hold_once(billing: Bi
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(race, range(40)))
     billing.settle()
-    # Usage is charged whoever won; the hold is back whoever closed it.
+    # Usage is charged in either order; the hold is released by the one that closed it.
     assert billing.available(payer[0]) == 100_000 - 40 * 60
     assert billing.accounts.user(payer[0]).quota == 100_000 - 40 * 60
 

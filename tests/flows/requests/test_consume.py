@@ -1,4 +1,4 @@
-"""Consuming and refunding: what is charged, what is given back, and what a repeat does."""
+"""Consuming and refunding: what is charged, what is released, and what a repeat does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from billing_tasks.model.ids import new_request_id
 from tests.conftest import CHANNEL, Billing, MakeBilling
 
 
-def test_consuming_less_than_was_held_gives_the_rest_back(billing: Billing) -> None:
+def test_consuming_less_than_was_held_releases_the_rest(billing: Billing) -> None:
     payer = billing.payer(1000)
     receipt = billing.use(billing.reserve(payer, 300), 120)
     assert (receipt.quota, receipt.late, receipt.again) == (120, False, False)
@@ -180,7 +180,7 @@ def test_a_free_request_is_booked_with_nothing(billing: Billing) -> None:
     assert (user.quota, user.request_count) == (1000, 1)
 
 
-def test_refunding_a_reservation_gives_all_of_it_back_once(billing: Billing) -> None:
+def test_refunding_a_reservation_releases_all_of_it_once(billing: Billing) -> None:
     payer = billing.payer(1000)
     reservation = billing.reserve(payer, 300)
     assert billing.bk.refund_quota(reservation, reason="upstream 502").quota == 300

@@ -132,7 +132,7 @@ def test_another_users_token_is_refused_in_every_shard(make_billing: MakeBilling
             same_shard = payer
         else:
             other_shard = payer
-    billing.reserve(owner, 1)  # the token's copy is in Redis now
+    billing.reserve(owner, 1)  # the token is cached now
     for thief in (same_shard, other_shard):
         with pytest.raises(errors.TokenRefused) as refused:
             billing.reserve((thief[0], owner[1]), 1)
@@ -147,7 +147,7 @@ def test_a_top_up_counts_at_once(billing: Billing) -> None:
     assert billing.reserve(payer, 150).held_quota == 150
 
 
-def test_a_top_up_by_another_program_counts_before_anybody_is_refused(make_billing: MakeBilling) -> None:
+def test_a_top_up_by_another_program_counts_before_a_request_is_refused(make_billing: MakeBilling) -> None:
     billing = make_billing(refusal_fresh_seconds=0)
     payer = billing.payer(100, unlimited=True)
     billing.reserve(payer, 1)

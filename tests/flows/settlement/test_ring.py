@@ -15,13 +15,13 @@ def test_an_outbox_that_nobody_was_called_for_is_rung_for(billing: Billing) -> N
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
     keys, shard = billing.runtime.commands.keys, payer[0] % billing.settings.shards
-    assert look(billing) == []  # somebody rang just now
+    assert look(billing) == []  # the gateway rang just now
     billing.redis("DEL", keys.doorbell(shard))  # and the ring was lost
     assert look(billing) == [shard]
     assert look(billing) == []
 
 
-def test_an_outbox_somebody_drains_is_left_alone(billing: Billing) -> None:
+def test_an_outbox_that_a_worker_drains_is_left_alone(billing: Billing) -> None:
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
     shard = payer[0] % billing.settings.shards
@@ -80,7 +80,7 @@ def test_a_restart_with_an_older_file_says_how_many_events_it_lacks(billing: Bil
     for name, content, ttl_ms in file:
         billing.redis("RESTORE", name, ttl_ms, content)
     _restart(billing)
-    assert billing.settle().posted == 3  # what was left of the old life
+    assert billing.settle().posted == 3  # what was left of the old epoch
     look(billing)
     (incident,) = billing.runtime.ledger.incidents()
     assert (incident.kind, incident.from_seq, incident.to_seq, incident.events_bound) == ("rewind", 4, 5, 2)

@@ -11,7 +11,7 @@ from billing_tasks import Bookkeeper, Settings
 from billing_tasks.flows.settlement.settle import drain
 from tests.conftest import CHANNEL, Billing
 
-NOWHERE = "postgresql://nobody@/nothing?host=/nonexistent"
+NOWHERE = "postgresql://user@/nothing?host=/nonexistent"
 
 
 def commands_of(billing: Billing, call: Callable[[], object]) -> list[str]:

@@ -195,7 +195,7 @@ def test_a_drainer_out_of_time_hands_over(make_billing: MakeBilling) -> None:
     assert billing.runtime.run(drain(billing, payer, "last")).posted == 5
 
 
-def test_a_drainer_without_postgresql_keeps_the_events_and_its_lease_for_nobody(billing: Billing) -> None:
+def test_a_drainer_without_postgresql_keeps_the_events_and_ends_its_lease(billing: Billing) -> None:
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
 

@@ -60,7 +60,7 @@ def test_a_message_that_looks_like_an_event_passes_the_checks_of_a_message(billi
     assert billing.accounts.user(payer[0]).quota == 1_000_000
 
 
-def test_letters_that_fail_again_do_not_keep_the_others_from_their_turn(billing: Billing) -> None:
+def test_dead_letters_that_fail_again_do_not_keep_the_others_from_their_turn(billing: Billing) -> None:
     payer = billing.payer()
     for _ in range(6):
         billing.bk.consume(
@@ -86,7 +86,7 @@ def test_letters_that_fail_again_do_not_keep_the_others_from_their_turn(billing:
     assert len(set(turns)) == 6
 
 
-def test_a_conflict_is_sent_again_only_if_somebody_asks_for_conflicts(billing: Billing) -> None:
+def test_a_conflict_is_sent_again_only_if_conflicts_are_asked_for(billing: Billing) -> None:
     reservation = billing.reserve(billing.payer(), 100)
     billing.use(reservation, 40)
     with pytest.raises(errors.IdempotencyConflict):
@@ -137,7 +137,7 @@ def test_a_refund_delivered_again_after_a_late_consume_gives_nothing_more(billin
     assert billing.accounts.user(payer[0]).quota == 1000
 
 
-def test_an_event_that_names_another_users_token_touches_no_copy_of_theirs(make_billing: MakeBilling) -> None:
+def test_an_event_that_names_another_users_token_touches_no_account_of_that_user(make_billing: MakeBilling) -> None:
     billing = make_billing(shards=2)
     payer, other = billing.payer(), billing.payer()
     assert payer[0] % 2 != other[0] % 2

@@ -34,7 +34,7 @@ def epoch(store: HoldStore) -> str:
 
 
 def infos(store: HoldStore) -> int:
-    """How often scripts have asked the server who it is."""
+    """How often scripts have asked the server for its run_id."""
     lines = store.client.execute_command("INFO", "commandstats").decode().splitlines()
     counts = [line.split("calls=")[1].split(",")[0] for line in lines if line.startswith("cmdstat_info:")]
     return int(counts[0]) if counts else 0
@@ -75,7 +75,7 @@ def test_behind_a_proxy_each_script_asks_the_server(servers: Servers, store: Hol
     behind.close()
 
 
-def test_a_reply_that_was_not_waited_for_is_nobody_elses(store: HoldStore) -> None:
+def test_a_reply_that_was_not_waited_for_goes_to_no_other_caller(store: HoldStore) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

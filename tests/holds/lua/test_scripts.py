@@ -90,7 +90,7 @@ def restart(store: HoldStore) -> None:
     raw(store, "HSET", store.commands.keys.meta(SHARD), "run_id", "0" * 40)
 
 
-def test_a_copy_of_an_older_epoch_is_not_loaded(store: HoldStore) -> None:
+def test_a_row_read_in_an_older_epoch_is_not_loaded(store: HoldStore) -> None:
     load(store)
     assert reserve(store, 10).outcome is outcomes.Reserve.HELD
     restart(store)
@@ -146,7 +146,7 @@ def test_a_load_leaves_held_and_unposted_alone(store: HoldStore) -> None:
     assert (seen.balance, seen.held, seen.unposted) == (700, 30 + 1, 60)  # load() itself reserves 1
 
 
-def test_an_old_copy_is_refused_until_any_age_will_do(store: HoldStore) -> None:
+def test_an_old_cached_row_is_refused_until_any_age_will_do(store: HoldStore) -> None:
     load(store)
     raw(store, "HINCRBY", store.commands.keys.user(store.commands.keys.shard_of(USER), USER), "loaded_at", -61_000)
     assert reserve(store, 1).outcome is outcomes.Reserve.STALE
@@ -189,7 +189,7 @@ def test_rows_read_in_another_epoch_make_the_account_unloaded(store: HoldStore) 
     consume(store, new_request_id(), 60)
     entries, before = outbox(store), lease(store)
     restart(store)
-    load(store, user_row(balance=1000, version=5))  # somebody read PostgreSQL before the commit
+    load(store, user_row(balance=1000, version=5))  # another gateway read PostgreSQL before the commit
     assert settled(store, entries, user=user_row(balance=940, version=6), since=before) == (1, 0, 0)
     assert not store.send(store.commands.balance(user_id=USER)).loaded
 
@@ -214,9 +214,9 @@ def test_an_idle_account_leaves_redis_and_a_busy_one_stays(store: HoldStore) -> 
     assert raw(store, "TTL", key) > 0
 
 
-def test_a_counter_outlives_an_idle_copy(store: HoldStore) -> None:
+def test_a_counter_outlives_an_idle_account(store: HoldStore) -> None:
     load(store)
-    consume(store, new_request_id(), 60)  # without a hold, while the copy is on its way out
+    consume(store, new_request_id(), 60)  # without a hold, while the account is about to expire
     assert raw(store, "TTL", store.commands.keys.user(store.commands.keys.shard_of(USER), USER)) == -1
 
 
@@ -288,7 +288,7 @@ def test_a_row_read_before_a_settlement_of_an_older_epoch_is_refused(store: Hold
     assert store.send(fresh) is outcomes.Load.LOADED
 
 
-def test_a_settlement_of_an_older_epoch_leaves_a_newer_copy_alone(store: HoldStore) -> None:
+def test_a_settlement_of_an_older_epoch_leaves_a_newer_cached_row_alone(store: HoldStore) -> None:
     load(store)
     consume(store, new_request_id(), 60)
     entries, before = outbox(store), lease(store)

@@ -60,7 +60,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_two_in_one_folder_are_told_apart_by_the_first_ones_pid(state_dir: Path) -> None:
     with StateFolder(state_dir), pytest.raises(AlreadyRunning, match=rf"already \(pid {os.getpid()}\)"):
         StateFolder(state_dir).open()
-    with StateFolder(state_dir):  # given back
+    with StateFolder(state_dir):  # unlocked again
         pass
 
 

@@ -19,8 +19,8 @@ begin
         v_events := (
             select json_agg(case
                 when e ? 'usage' then (e - 'usage') || jsonb_build_object('details', jsonb_build_object('usage', e -> 'usage'))
-                else e end order by place)
-            from jsonb_array_elements(p_events::jsonb) with ordinality as sent (e, place))::text;
+                else e end order by position)
+            from jsonb_array_elements(p_events::jsonb) with ordinality as sent (e, position))::text;
     end if;
     select b.outcomes, b.users, b.tokens into outcomes, users, tokens
     from billing.post_batch_v2(v_outboxes, v_events) as b;

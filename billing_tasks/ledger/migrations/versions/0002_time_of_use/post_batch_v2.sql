@@ -46,7 +46,7 @@ declare
     v_consumed    uuid[];
     v_released    uuid[];
     v_used        uuid[];  -- holds that a booked consume closed
-    v_given_back  uuid[];  -- holds that a release closed, booked or in this batch
+    v_unused      uuid[];  -- holds that a release closed, booked or in this batch
     v_booked      bigint;
     v_users       integer;
     v_tokens      integer;
@@ -79,11 +79,11 @@ begin
     -- One statement for both: in a small batch planning costs more than running.
     select coalesce(array_agg(entry_id) filter (where kind = 'consume' and held_quota <> 0), '{}'),
            coalesce(array_agg(entry_id) filter (where kind = 'release'), '{}')
-    into v_used, v_given_back
+    into v_used, v_unused
     from billing.ledger_entries
     where entry_id = any (array(
         select e.request_id from unnest(v_events) as e where e.kind = 'release' or e.held_quota > 0));
-    v_given_back := v_given_back || array(select e.request_id from unnest(v_events) as e where e.kind = 'release');
+    v_unused := v_unused || array(select e.request_id from unnest(v_events) as e where e.kind = 'release');
 
     with entry as (
         insert into billing.ledger_entries (
@@ -94,7 +94,7 @@ begin
             pre_consumed_quota, elapsed_ms, is_stream, expired, used_at, usage, price, details, fingerprint)
         select e.request_id, e.kind, e.request_id, e.user_id, e.token_id, nullif(e.channel_id, 0),
                coalesce(e.quota, 0),
-               case when e.request_id = any (v_given_back) then 0 else coalesce(e.held_quota, 0) end,
+               case when e.request_id = any (v_unused) then 0 else coalesce(e.held_quota, 0) end,
                -charge.quota, -charge.quota, charge.quota,
                coalesce(e.prompt_tokens, 0), coalesce(e.completion_tokens, 0),
                coalesce(e.model_name, ''), coalesce(e.token_name, ''), coalesce(e."group", ''),

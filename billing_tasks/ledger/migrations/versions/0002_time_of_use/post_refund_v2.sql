@@ -1,6 +1,6 @@
 -- billing.post_refund_v2(shard, event) -> one row
 --
--- Gives back a booked charge, whole or in part, by a reversing entry.
+-- Refunds a booked charge, whole or in part, by a reversing entry.
 --
 --   shard   the row of channel_usage that counts it
 --   event   one event of kind refund as JSON: request_id is the charge's, quota the amount
@@ -50,7 +50,7 @@ begin
             and created_at <= v_charge.created_at)
     then
         -- The request's one default refund released its hold before the usage came late. The same
-        -- message delivered again must not give back the charge as well; a refund_id of its own does.
+        -- message delivered again must not refund the charge as well; a refund_id of its own does.
         outcome := 'duplicate';
     elsif v_charge.user_id <> v_event.user_id then
         outcome := 'conflict';
@@ -65,7 +65,7 @@ begin
 end
 $$;
 
--- The second half of post_refund_v2: user and token are locked, the charge is theirs.
+-- The second half of post_refund_v2: user and token are locked, and the charge is that user's.
 create function billing.book_refund_v2(
     p_shard integer, p_event billing.posting_event_v2, p_charge billing.ledger_entries) returns text
 language plpgsql
