@@ -111,7 +111,7 @@ def print_dead_letters(dead_letters: Sequence[DeadLetter], max_attempts: int) ->
         return
     rows = []
     for dead_letter in dead_letters:
-        # Ids as text: nobody types a thousands separator.
+        # Ids as text: a thousands separator could not be typed again.
         user = "–" if dead_letter.user_id is None else str(dead_letter.user_id)
         cells = (dead_letter.kind, dead_letter.request_id, user, dead_letter.reason, stands(dead_letter, max_attempts))
         rows.append((str(dead_letter.id), moment(dead_letter.first_seen), *map(safe, cells)))
@@ -150,7 +150,7 @@ def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[
     """What can be done now: exact commands, and what each does."""
     own = f"{command()} dead-letters"
     number = dead_letter.id
-    # Quoted: whoever wrote the id may have thought of the shell that it is pasted into.
+    # Quoted: the program that wrote the id may have meant it for the shell that it is pasted into.
     look = (f"{command()} log --request {shlex.quote(dead_letter.request_id)}", "what is booked under this request")
     if dead_letter.state is DeadLetterState.RESOLVED:
         return [look]
@@ -189,5 +189,5 @@ def _create(dead_letter: DeadLetter, outcome: str) -> list[tuple[str, str]]:
         return [(f"{command()} users create --id {event.user_id}", "if the user should exist")]
     if outcome == PostOutcome.UNKNOWN_TOKEN:
         create = f"{command()} tokens create {event.user_id} --id {event.token_id}"
-        return [(create, "if the token should exist and is nobody else's")]
+        return [(create, "if the token should exist and is no other user's")]
     return []

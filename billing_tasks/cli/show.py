@@ -25,7 +25,7 @@ from billing_tasks.errors import BillingError
 if TYPE_CHECKING:
     from billing_tasks.admin.types import Page
 
-#: Where nobody sees a terminal (CI, a pipe), lines are cut for a wide page rather than for 80 columns.
+#: Without a terminal (CI, a pipe) lines are cut for a wide page rather than for 80 columns.
 WIDTH_OF_A_LOG = 140
 QUOTA_PER_USD = 500_000
 

@@ -92,12 +92,12 @@ def make(*, kind: Kind, **fields: Any) -> Event:
 
 def of_log(log: ConsumeLog) -> Event:
     """The event that books this log."""
-    facts = log.__dict__.copy()
-    for place, names in json_fields().items():
-        kept = {name: value for name in names if (value := facts.pop(name))}
+    fields = log.__dict__.copy()
+    for column, names in json_fields().items():
+        kept = {name: value for name in names if (value := fields.pop(name))}
         if kept:
-            facts[place.value] = kept
-    event: Event = _Whole(kind=Kind.CONSUME, fingerprint=log.fingerprint, **facts)
+            fields[column.value] = kept
+    event: Event = _Whole(kind=Kind.CONSUME, fingerprint=log.fingerprint, **fields)
     return event
 
 
