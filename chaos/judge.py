@@ -168,13 +168,13 @@ def _releases(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
 
 
 def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
-    given_back: dict[str, int] = defaultdict(int)
+    refunded: dict[str, int] = defaultdict(int)
     for booked in evidence.books.refunds.values():
-        given_back[booked.request_id] += booked.quota
+        refunded[booked.request_id] += booked.quota
     for refund in evidence.stories.refunds.values():
         found = evidence.books.refunds.get(refund.refund_id)
         if found is not None:
-            others = given_back[refund.request_id] - found.quota
+            others = refunded[refund.request_id] - found.quota
             meant = refund.quota or _charged(evidence, refund) - others
             if found.quota != meant:
                 sentence = f"{meant:,} was to be given back and {found.quota:,} was"
@@ -186,7 +186,7 @@ def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
             quota = refund.quota or _charged(evidence, refund)
             sentence = f"refund {refund.refund_id} was accepted and is not in the ledger"
             yield Finding(Wrong.LOST, quota, (refund.request_id,), sentence)
-    for request_id, quota in given_back.items():
+    for request_id, quota in refunded.items():
         charged = evidence.consumed[request_id].quota if request_id in evidence.consumed else 0
         if quota > charged:
             yield Finding(Wrong.LOST, quota - charged, (request_id,), "more was given back than charged")

@@ -35,14 +35,16 @@ TraceOption = Annotated[
 SaveTrace = Annotated[
     Path | None, typer.Option(metavar="FILE.csv", dir_okay=False, help="Write the generated trace, for `replay`.")
 ]
-Keep = Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, to look at it in Flower.")]
+KeepRunning = Annotated[
+    bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, to look at it in Flower.")
+]
 
 
 def demo(
     trace: TraceOption = None,
     requests: Requests = DEMO_REQUESTS,
     save_trace: SaveTrace = None,
-    keep: Keep = False,
+    keep: KeepRunning = False,
     export: traffic.Export = None,
     as_json: AsJson = False,
     users: traffic.Users = 50,

@@ -107,7 +107,7 @@ class Books:
         when = self.transactions
         charges: dict[str, Charge] = {}
         releases: dict[str, tuple[str, int, bool, int]] = {}
-        given_back = {e.request_id for e in batch if e.kind is Kind.RELEASE} | self.releases.keys()
+        released = {e.request_id for e in batch if e.kind is Kind.RELEASE} | self.releases.keys()
         right = []
         for event in batch:
             outcome = self._unknown(event)
@@ -115,7 +115,7 @@ class Books:
                 booked = self.charges.get(event.request_id) or charges.get(event.request_id)
                 outcome = _again(booked.fingerprint if booked else None, event)
                 if outcome is PostOutcome.POSTED:
-                    held = 0 if event.request_id in given_back else event.held_quota
+                    held = 0 if event.request_id in released else event.held_quota
                     charges[event.request_id] = Charge(
                         event.user_id, event.token_id, event.quota, held, event.fingerprint, event.channel_id, when
                     )
