@@ -10,8 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "billing_tasks"
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "chaos").rglob("*.py")])
-TEXTS = sorted([*SOURCES, *PACKAGE.rglob("*.lua"), *PACKAGE.rglob("*.sql"), *(ROOT / "tests").rglob("*.py")])
+#: Recorded and frozen: they say what a release was.
+FROZEN = re.compile(r"tests/releases/\d|ledger/migrations/versions/0001_baseline")
+
+
+def files(*folders: str, suffixes: tuple[str, ...] = (".py",)) -> list[Path]:
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    return sorted(path for path in found if not FROZEN.search(path.as_posix()))
+
+
+SOURCES = files("billing_tasks", "chaos", "benchmarks")
+TEXTS = files("billing_tasks", "chaos", "benchmarks", "tests", suffixes=(".py", ".lua", ".sql"))
+#: Modules of the package that lie in no room, and py.typed.
+MOST_IN_THE_ROOT = 10
 
 
 def name_of(path: Path) -> str:
@@ -21,6 +32,11 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_no_file_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_what_lies_in_no_room_fits_a_glance() -> None:
+    found = [path.name for path in PACKAGE.iterdir() if path.is_file()]
+    assert len(found) <= MOST_IN_THE_ROOT, f"a new file belongs in a room, not beside {', '.join(sorted(found))}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
