@@ -23,7 +23,7 @@ up: $(STAMP) ## Start PostgreSQL, Valkey, worker, beat and Flower; Ctrl-C stops 
 	@$(VENV)/bin/billing-tasks up $(UP_ARGS)
 
 MINUTES ?= 20
-chaos: $(STAMP) ## Shoot at the whole stack under traffic for 20 minutes (MINUTES=2 CHAOS_ARGS='--seed 7')
+chaos: $(STAMP) ## Inject faults into the whole stack under traffic for 20 minutes (MINUTES=2 CHAOS_ARGS='--seed 7')
 	@$(PY) -m chaos --minutes $(MINUTES) $(CHAOS_ARGS)
 
 test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_ARGS='-k reserve')
@@ -32,7 +32,7 @@ test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_AR
 SEEDS ?= 1000
 FIRST_SEED ?= 1
 PROCESSES ?= 2
-simulate: $(STAMP) ## Seeded interleavings of everybody, against an oracle (SEEDS=20000 FIRST_SEED=7 PROCESSES=2)
+simulate: $(STAMP) ## Seeded interleavings of all processes, against an oracle (SEEDS=20000 FIRST_SEED=7 PROCESSES=2)
 	@$(PY) -m tests.simulator --seeds $(SEEDS) --first-seed $(FIRST_SEED) --processes $(PROCESSES) $(SIMULATE_ARGS)
 
 mutants: $(STAMP) ## Remove each guard of the product once: does the simulator notice? (MUTANTS_ARGS='--seeds 100')

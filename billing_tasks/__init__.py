@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from billing_tasks.pricing import Price
     from billing_tasks.settings import Settings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Accounts": "admin.accounts",

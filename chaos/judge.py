@@ -189,7 +189,7 @@ def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
     for request_id, quota in refunded.items():
         charged = evidence.consumed[request_id].quota if request_id in evidence.consumed else 0
         if quota > charged:
-            yield Finding(Wrong.LOST, quota - charged, (request_id,), "more was given back than charged")
+            yield Finding(Wrong.LOST, quota - charged, (request_id,), "more was refunded than charged")
 
 
 def _charged(evidence: _Evidence, refund: Refund) -> int:

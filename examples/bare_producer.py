@@ -6,7 +6,7 @@ BROKER_URL is the broker that the workers read: redis://host:6379/0, or as
 `billing-tasks status` shows it. The same message can be sent from any language
 (docs/reference/wire-format.md).
 
-Whoever may write to the broker can move money. Give it to your own services only.
+A program that may write to the broker can move money. Give it to your own services only.
 """
 
 import os

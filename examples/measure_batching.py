@@ -62,7 +62,7 @@ def tasks_per_second(settings: Settings, environment: dict[str, str]) -> float:
 
 
 def done(redis: object) -> int:
-    """How many of the no-ops are neither waiting nor in somebody's hands."""
+    """How many of the no-ops are neither waiting nor delivered and unacknowledged."""
     with redis.pipeline() as pipe:
         pipe.execute_command("LLEN", "celery")
         pipe.execute_command("HLEN", "unacked")

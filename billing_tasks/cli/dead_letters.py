@@ -162,7 +162,7 @@ def retry(
 
 @app.command()
 def discard(
-    comment: Annotated[str, typer.Option(help="Kept with it; somebody will ask.", show_default=False)],
+    comment: Annotated[str, typer.Option(help="Kept with it.", show_default=False)],
     numbers: Numbers = None,
     state: State = None,
     kind: Kind = None,
@@ -187,7 +187,7 @@ def discard(
     wanted = _wanted(state, kind, user_id, request_ids, refund_ids, client_keys, reason, since, before)
     selected = _select(numbers, wanted, everything, limit, for_retry=False)
     if not comment.strip():
-        raise typer.BadParameter("Say --comment: somebody will ask.")
+        raise typer.BadParameter("--comment is empty. It is kept with the dead letter and tells the next operator why.")
     if dry_run:
         _preview(selected, as_json)
         return
@@ -213,7 +213,7 @@ def reopen(
 def _select(
     numbers: list[int] | None, wanted: DeadLetterFilter, everything: bool, limit: int | None, *, for_retry: bool
 ) -> Selected:
-    """What the arguments name: numbers as they are, else the open letters that match."""
+    """What the arguments name: numbers as they are, else the open dead letters that match."""
     if numbers and (wanted or everything):
         raise typer.BadParameter("Give numbers, or filters, not both.")
     if numbers:

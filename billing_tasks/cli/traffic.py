@@ -167,7 +167,7 @@ def _outcomes(report: ReplayReport) -> RenderableType:
             report.refused_in_all,
             ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items()),
         ),
-        ("refunded", report.refunded, "the upstream failed, the hold was given back"),
+        ("refunded", report.refunded, "the upstream failed, the hold was released"),
         ("expired", report.expired, "the gateway died, the hold ran out"),
     ]
     if report.late:

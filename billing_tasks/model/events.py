@@ -117,8 +117,8 @@ def fingerprint_by_other_formula(consume: Event) -> str:
 
 def as_of_0_1_0(consume: Event) -> Event:
     """This consume under 0.1.0's fingerprint, unless it has facts that 0.1.0 knows no place for."""
-    places = (consume.usage, consume.price, consume.price_version, consume.cost)
-    if any(place is not None for place in places) or set(consume.details or ()) - {"usage"}:
+    later = (consume.usage, consume.price, consume.price_version, consume.cost)
+    if any(fact is not None for fact in later) or set(consume.details or ()) - {"usage"}:
         return consume
     return msgspec.structs.replace(consume, fingerprint=fingerprint_of_0_1_0(consume))
 

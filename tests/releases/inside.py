@@ -21,10 +21,11 @@ def lua_scripts() -> dict[str, str]:
     return {name: script(name).body for name in sorted(names)}
 
 
-def sql_files() -> dict[str, str]:
-    """Each SQL file by where it lies below the package."""
+def revisions() -> dict[str, str]:
+    """Each file of a revision, its SQL and its Python, by where it lies below the package."""
     package = Path(str(resources.files("billing_tasks")))
-    files = sorted(package.glob("ledger/migrations/versions/*/*.sql"))
+    versions = package / "ledger" / "migrations" / "versions"
+    files = sorted([*versions.glob("*/*.sql"), *versions.glob("0*.py")])
     return {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 

@@ -32,7 +32,7 @@ def record(release: str, folder: Path) -> None:
         draft = Path(place, release)
         for name, text in inside.lua_scripts().items():
             _write(draft / "lua" / f"{name}.lua", text)
-        for name, text in inside.sql_files().items():
+        for name, text in inside.revisions().items():
             _write(draft / "sql" / name, text)
         with embedded_servers(fast=True) as servers:
             statements = inside.migrate(servers.database_url)

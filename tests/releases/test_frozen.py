@@ -8,13 +8,14 @@ import psycopg
 import pytest
 
 from billing_tasks.lab.servers import Servers
-from tests.releases import catalog
+from tests.releases import catalog, inside
 from tests.releases.dump import dump, load
 from tests.releases.put_back import new_database
 from tests.releases.record import SUMS, releases, sums
 from tests.releases.templates import Names
 
 RELEASES = releases()
+VERSIONS = "ledger/migrations/versions"
 each_release = pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
 
 
@@ -27,6 +28,20 @@ def test_no_file_of_a_release_is_changed_added_or_removed(release: Path) -> None
     assert sums(release).splitlines() == (release / SUMS).read_text().splitlines(), (
         "a recorded release is never edited; what is new is recorded as a new release"
     )
+
+
+@each_release
+def test_released_revisions_are_as_they_were(release: Path) -> None:
+    """A database that ran one of them will never run what is changed in it."""
+    # The five revisions of 0.1.0 are today's first one: its functions lay in a folder of their own.
+    folder = "ledger/sql" if release.name == "0.1.0" else VERSIONS
+    files = [file for file in (release / "sql" / folder).rglob("*") if file.is_file()]
+    prefix = f"{VERSIONS}/0001_baseline" if release.name == "0.1.0" else VERSIONS
+    recorded = {f"{prefix}/{file.relative_to(release / 'sql' / folder).as_posix()}": file.read_text() for file in files}
+    today = inside.revisions()
+
+    assert recorded
+    assert {name for name, text in recorded.items() if today.get(name) != text} == set(), "add a revision instead"
 
 
 @each_release

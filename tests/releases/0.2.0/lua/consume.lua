@@ -1,0 +1,116 @@
+#!lua flags=allow-oom
+--[[
+consume: close the request's hold and file what was used in the outbox, in one step.
+
+Why a script: no crash can fall between closing the hold and recording the
+charge. Usage is booked whether or not a hold is open: a late consume still charges.
+Safe to repeat: the tombstone answers; once it is gone the ledger's unique key does.
+A consume that contradicts an earlier one is kept as an event of weight 0.
+
+KEYS[1] meta      hash    run_id, epoch, seq
+KEYS[2] user      hash    held, unposted
+KEYS[3] token     hash    held, unposted
+KEYS[4] hold      string  the hold to close; becomes a tombstone
+KEYS[5] due       zset    open holds by expiry
+KEYS[6] outbox    stream  gets the event
+KEYS[7] doorbell  string  set: a drainer was called or is at work
+
+ARGV[1] request_id
+ARGV[2] user_id
+ARGV[3] token_id
+ARGV[4] quota         0 to 2^53
+ARGV[5] fingerprint   of the consume
+ARGV[6] payload       JSON object: of the event what no other argument says (model/events.py)
+ARGV[7] doorbell_ms
+ARGV[8] tombstone_ms
+
+Returns {outcome, held, ring}
+  CONSUMED              the hold is closed, the event filed; held = the quota it held
+  CONSUMED_LATE         no hold was open (expired, released, lost or never made); charged all the same
+  ALREADY_CONSUMED      the same consume came before
+  OTHER_FORMULA         a consume came before, its fingerprint made by another formula; nothing is changed:
+                        the caller asks again with a fingerprint by that one
+  IDEMPOTENCY_CONFLICT  another consume or another owner had this request_id; filed as a conflict
+]]
+local meta, user, token, hold, due, outbox, doorbell = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local request_id, user_id, token_id, quota = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local fingerprint, payload, doorbell_ms, tombstone_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+-- The server's clock, and the shard's epoch. Included by every script that trusts what it reads.
+-- An epoch is one run of one server: when its run_id is not the one in `meta`, this server was
+-- restarted, restored or promoted, and what it remembers may be old. The epoch then moves on, the
+-- outbox numbering starts again, and accounts cached in older epochs count as not loaded.
+-- The last word of ARGV is the run_id that the caller's connection was told when it was opened. A
+-- connection does not outlive its server, so that word is right if it is the one in `meta`; in any
+-- other case the server is asked (INFO takes 8 us).
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function fence(meta)
+  local known_run_id, epoch = unpack(redis.call('HMGET', meta, 'run_id', 'epoch'))
+  if known_run_id == ARGV[#ARGV] then return epoch end
+  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  if known_run_id == run_id then return epoch end
+  local now_us = time[1] * 1000000 + time[2]
+  local before = epoch
+  epoch = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now_us))
+  -- What this server remembers of the epoch before, so that the ledger can tell how much of it is missing.
+  local seq = redis.call('HGET', meta, 'seq')
+  if before then redis.call('HSET', meta, 'before_epoch', before, 'before_seq', seq or 0) end
+  redis.call('HSET', meta, 'run_id', run_id, 'epoch', epoch, 'seq', 0)
+  return epoch
+end
+-- A hold is one string: "<state> <user_id> <token_id> <quota> <fingerprint>". Words behind those are a later
+-- release's and are ignored here.
+-- States: held, then one of consumed, released, expired (a tombstone that answers repeats for a while).
+local function read_hold(key)
+  local packed = redis.call('GET', key)
+  if not packed then return nil end
+  return string.match(packed, '^(%a+) (%d+) (%d+) (%d+) (%S+)')
+end
+
+local function bury_hold(key, state, user_id, token_id, quota, fingerprint, tombstone_ms)
+  redis.call('SET', key, table.concat({state, user_id, token_id, quota, fingerprint}, ' '), 'PX', tombstone_ms)
+end
+-- Needs fence. Append one event to the shard's outbox. Its id is <epoch>-<seq> and seq has no gaps, so a lost event shows.
+-- What scripts read of it is one string: "<kind> <request_id> <user_id> <token_id> <weight> <held> <filed_ms>"
+-- (include/entry.lua); seven fields took Redis and the worker three times as long to read.
+local function append(meta, outbox, epoch, kind, request_id, user_id, token_id, weight, held, payload)
+  local seq = redis.call('HINCRBY', meta, 'seq', 1)
+  redis.call('XADD', outbox, epoch .. '-' .. string.format('%.0f', seq),
+    'event', table.concat({kind, request_id, user_id, token_id, weight, held, string.format('%.0f', now_ms)}, ' '),
+    'payload', payload)
+end
+
+-- 1 if the caller should ring: no call was made within doorbell_ms, and no drainer is at work.
+local function ring(doorbell, doorbell_ms)
+  if redis.call('SET', doorbell, '1', 'NX', 'PX', doorbell_ms) then return 1 end
+  return 0
+end
+local epoch = fence(meta)
+
+local state, held_user, held_token, held_amount, held_fingerprint = read_hold(hold)
+if state == 'consumed' and held_fingerprint == fingerprint then return {'ALREADY_CONSUMED', 0, 0} end
+if state == 'consumed' and #held_fingerprint ~= #fingerprint then return {'OTHER_FORMULA', 0, 0} end
+if state == 'consumed' or (state and (held_user ~= user_id or held_token ~= token_id)) then
+  -- Nothing of it will leave `unposted`, so its quota can't be the weight: the payload keeps it.
+  payload = '{"quota":' .. quota .. ',' .. string.sub(payload, 2)
+  append(meta, outbox, epoch, 'conflict', request_id, user_id, token_id, 0, 0, payload)
+  return {'IDEMPOTENCY_CONFLICT', 0, ring(doorbell, doorbell_ms)}
+end
+
+local open = state == 'held'
+local held = open and held_amount or '0'
+append(meta, outbox, epoch, 'consume', request_id, user_id, token_id, quota, held, payload)
+redis.call('HINCRBY', user, 'unposted', quota)
+redis.call('HINCRBY', token, 'unposted', quota)
+if open then redis.call('ZREM', due, request_id) end
+if held ~= '0' then
+  redis.call('HINCRBY', user, 'held', '-' .. held)
+  redis.call('HINCRBY', token, 'held', '-' .. held)
+else
+  -- The cached rows may be idle and about to expire; the counter must outlive that.
+  redis.call('PERSIST', user)
+  redis.call('PERSIST', token)
+end
+bury_hold(hold, 'consumed', user_id, token_id, held, fingerprint, tombstone_ms)
+return {open and 'CONSUMED' or 'CONSUMED_LATE', tonumber(held), ring(doorbell, doorbell_ms)}
