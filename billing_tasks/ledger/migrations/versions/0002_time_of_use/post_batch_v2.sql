@@ -39,8 +39,10 @@ as $$
 declare
     v_outboxes    json := p_outboxes::json;
     v_shards      integer[];
+    v_outbox_of   jsonb;  -- by request id, of consumes; null if all are of one outbox
     v_events      billing.posting_event_v2[];
     v_kinds_known boolean;
+    v_releases    boolean;
     v_user_ids    bigint[];
     v_token_ids   bigint[];
     v_consumed    uuid[];
@@ -56,17 +58,23 @@ begin
     perform set_config('synchronous_commit', 'on', true);
 
     -- Nothing beside array_agg may sort here (a "distinct" would): the order of the events is their meaning.
-    select array_agg(e), coalesce(bool_and((e).kind is not null and (e).kind in ('consume', 'release')), true)
-    into v_events, v_kinds_known
+    select array_agg(e), coalesce(bool_and((e).kind is not null and (e).kind in ('consume', 'release')), true),
+           bool_or((e).kind = 'release')
+    into v_events, v_kinds_known, v_releases
     from json_populate_recordset(null::billing.posting_event_v2, p_events::json) as e;
     -- Said without a query for the usual case: in a small batch planning costs more than running.
     if json_array_length(v_outboxes) = 1 then
         v_shards := array[(v_outboxes #>> '{0,shard}')::integer];
     else
         v_shards := array(select (o ->> 'shard')::integer from json_array_elements(v_outboxes) as o);
+        -- Of one key the last value stays: the first event of the batch is the one that is booked.
+        v_outbox_of := (
+            select jsonb_object_agg(e.request_id, e.outbox order by e.ordinality desc)
+            from unnest(v_events) with ordinality as e where e.kind = 'consume');
     end if;
-    v_user_ids := array(select distinct e.user_id from unnest(v_events) as e);
-    v_token_ids := array(select distinct e.token_id from unnest(v_events) as e);
+    select coalesce(array_agg(distinct e.user_id), '{}'), coalesce(array_agg(distinct e.token_id), '{}')
+    into v_user_ids, v_token_ids
+    from unnest(v_events) as e;
     if not v_kinds_known then
         raise exception 'post_batch_v2 books consume and release only' using errcode = 'invalid_parameter_value';
     end if;
@@ -83,7 +91,9 @@ begin
     from billing.ledger_entries
     where entry_id = any (array(
         select e.request_id from unnest(v_events) as e where e.kind = 'release' or e.held_quota > 0));
-    v_unused := v_unused || array(select e.request_id from unnest(v_events) as e where e.kind = 'release');
+    if v_releases then
+        v_unused := v_unused || array(select e.request_id from unnest(v_events) as e where e.kind = 'release');
+    end if;
 
     with entry as (
         insert into billing.ledger_entries (
@@ -130,19 +140,11 @@ begin
               from entry where kind = 'consume' group by token_id) as change
         where t.id = change.token_id
         returning t.*
-    ), entry_of_shard as (
-        -- With one outbox all are its; the join is planned away then.
-        select entry.channel_id, entry.used_quota, coalesce(v_shards[1 + origin.outbox], v_shards[1]) as shard
-        from entry left join (
-            select distinct on (e.request_id) e.request_id, e.outbox
-            from unnest(v_events) with ordinality as e
-            where e.kind = 'consume' order by e.request_id, e.ordinality) as origin
-            on cardinality(v_shards) > 1 and origin.request_id = entry.entry_id
-        where entry.kind = 'consume' and entry.channel_id is not null
     ), channel_change as (
         insert into billing.channel_usage as c (channel_id, shard, used_quota)
-        select channel_id, shard, sum(used_quota)::bigint
-        from entry_of_shard group by channel_id, shard order by channel_id, shard
+        select channel_id, coalesce(v_shards[1 + (v_outbox_of ->> entry_id::text)::integer], v_shards[1]) as shard,
+               sum(used_quota)::bigint
+        from entry where kind = 'consume' and channel_id is not null group by 1, 2 order by 1, 2
         on conflict (channel_id, shard) do update set used_quota = c.used_quota + excluded.used_quota
     )
     select booked.*, changed_users.*, changed_tokens.*
