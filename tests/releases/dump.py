@@ -87,15 +87,15 @@ class _Table:
         if isinstance(value, bool | int):
             return names.within(str(value).lower(), clocks=True)
         if isinstance(value, bytes):
-            return _bytes(value, names)
+            return _bytes(column, value, names)
         text = json.dumps(value, ensure_ascii=False) if udt == "jsonb" else str(value)
         if column == "fingerprint" and "payload" in row and text == message_fingerprint(row["payload"]):
             return "'<fingerprint of the message>'"
         return "'" + names.within(text, clocks=True).replace("'", "''") + "'"
 
 
-def _bytes(value: bytes, names: Names) -> str:
-    if value.startswith(b"{"):  # a payload
+def _bytes(column: str, value: bytes, names: Names) -> str:
+    if column == "payload" and value.startswith(b"{"):  # a fingerprint may begin with a brace, too
         text = names.within(value.decode(), clocks=True).replace("'", "''")
         return f"convert_to('{text}', 'UTF8')"
     return f"'\\x{names.within(value.hex())}'"
