@@ -122,7 +122,7 @@ def test_status_and_metrics_say_what_a_lost_redis_cost(run: Run, billing: Billin
     billing.redis("FLUSHDB")
     billing.use(billing.reserve(payer, 100), 40)
     billing.runtime.run(ring_stale(commands=billing.runtime.commands, settings=billing.settings))
-    shard = payer[0] % billing.settings.shards
+    shard = billing.runtime.commands.keys.shard_of(payer[0])
     told = re.sub(r"\s+", " ", run("status").output)
     assert f"3 events of shard {shard} are missing, and what was filed from" in told
     assert "Redis came back empty" in told

@@ -123,7 +123,7 @@ def test_a_cached_row_that_was_replaced_meanwhile_is_not_forgotten(billing: Bill
     billing.reserve(payer, 70)
     key = billing.user_key(payer[0])
     version = int(billing.redis("HGET", key, "version"))
-    stale = ForgetAccount(payer[0] % billing.settings.shards, "user", payer[0], version - 1)
+    stale = ForgetAccount(billing.runtime.commands.keys.shard_of(payer[0]), "user", payer[0], version - 1)
     run = billing.runtime.run
     assert run(reconcile.repair([stale], commands=billing.runtime.commands, settings=billing.settings)) == []
     assert int(billing.redis("HGET", key, "version")) == version
@@ -132,7 +132,7 @@ def test_a_cached_row_that_was_replaced_meanwhile_is_not_forgotten(billing: Bill
 def test_a_recount_of_what_is_right_changes_nothing(billing: Billing) -> None:
     payer = billing.payer(1000)
     billing.use(billing.reserve(payer, 100), 40)
-    needless = RecountAccount(payer[0] % billing.settings.shards, "user", payer[0])
+    needless = RecountAccount(billing.runtime.commands.keys.shard_of(payer[0]), "user", payer[0])
     run = billing.runtime.run
     assert run(reconcile.repair([needless], commands=billing.runtime.commands, settings=billing.settings)) == []
 
@@ -201,7 +201,7 @@ def test_a_shard_with_a_long_backlog_is_not_judged_rather_than_blocked(
         billing.use(billing.reserve(payer, 10), 1)
     key = billing.user_key(payer[0])
     billing.redis("HINCRBY", key, "held", 7)
-    wanted = RecountAccount(payer[0] % billing.settings.shards, "user", payer[0])
+    wanted = RecountAccount(billing.runtime.commands.keys.shard_of(payer[0]), "user", payer[0])
     for module in (audit, repairs):
         monkeypatch.setattr(module, "MOST_IN_A_SHARD", 4)
     report = billing.verify()

@@ -14,7 +14,8 @@ def look(billing: Billing) -> list[int]:
 def test_an_outbox_that_nobody_was_called_for_is_rung_for(billing: Billing) -> None:
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
-    keys, shard = billing.runtime.commands.keys, payer[0] % billing.settings.shards
+    keys = billing.runtime.commands.keys
+    shard = keys.shard_of(payer[0])
     assert look(billing) == []  # the gateway rang just now
     billing.redis("DEL", keys.doorbell(shard))  # and the ring was lost
     assert look(billing) == [shard]
@@ -24,7 +25,7 @@ def test_an_outbox_that_nobody_was_called_for_is_rung_for(billing: Billing) -> N
 def test_an_outbox_that_a_worker_drains_is_left_alone(billing: Billing) -> None:
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
-    shard = payer[0] % billing.settings.shards
+    shard = billing.runtime.commands.keys.shard_of(payer[0])
     billing.redis("DEL", billing.runtime.commands.keys.doorbell(shard))
     billing.runtime.holds.send(billing.runtime.commands.lease(shard, owner="busy", lease_ms=5000))
     assert look(billing) == []

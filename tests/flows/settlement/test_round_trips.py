@@ -60,6 +60,6 @@ def test_booking_one_event_is_four_commands(billing: Billing) -> None:
     billing.settle()  # teaches the scripts
     billing.use(billing.reserve(payer, 10), 4)
     billing.runtime.doorbell.close()
-    shard = payer[0] % billing.settings.shards
+    shard = billing.runtime.commands.keys.shard_of(payer[0])
     flow = drain(shard, owner="me", commands=billing.runtime.commands, settings=billing.settings, now=time.monotonic)
     assert commands_of(billing, lambda: billing.runtime.run(flow)) == ["EVALSHA", "XRANGE", "EVALSHA", "EVALSHA"]

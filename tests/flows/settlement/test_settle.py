@@ -160,7 +160,9 @@ def test_a_drainer_killed_between_any_two_steps_books_everything_once(billing: B
     billing.bk.refund_charge(user_id=payer[0], request_id=charge.request_id, refund_id="r", quota=10)
     run_until(billing.runtime, drain(billing, payer, "killed"), stop_at)
     assert billing.available(payer[0]) <= 100_000 - 31 * 40 + 10
-    billing.redis("DEL", billing.runtime.commands.keys.drainer(payer[0] % billing.settings.shards))  # the lease ran out
+    billing.redis(
+        "DEL", billing.runtime.commands.keys.drainer(billing.runtime.commands.keys.shard_of(payer[0]))
+    )  # the lease ran out
 
     billing.settle()
 
@@ -172,7 +174,7 @@ def test_two_drainers_of_one_shard_book_everything_once(billing: Billing) -> Non
     payer = billing.payer(100_000)
     for _ in range(300):
         billing.use(billing.reserve(payer, 100), 40)
-    keys, shard = billing.runtime.commands.keys, payer[0] % billing.settings.shards
+    keys, shard = billing.runtime.commands.keys, billing.runtime.commands.keys.shard_of(payer[0])
 
     def run(owner: str) -> settle.Drained:
         billing.redis("DEL", keys.drainer(shard))  # as if the other's lease had run out
@@ -207,7 +209,7 @@ def test_a_drainer_without_postgresql_keeps_the_events_and_ends_its_lease(billin
     flow = drain(billing, payer, "first")
     with pytest.raises(Unavailable):
         _run_with(away, flow)
-    keys, shard = billing.runtime.commands.keys, payer[0] % billing.settings.shards
+    keys, shard = billing.runtime.commands.keys, billing.runtime.commands.keys.shard_of(payer[0])
     assert billing.redis("EXISTS", keys.drainer(shard)) == 0
     assert billing.redis("PTTL", keys.doorbell(shard)) > 5000  # consumes don't call more drainers meanwhile
     assert billing.settle().posted == 1
@@ -252,7 +254,7 @@ def test_a_user_near_the_limit_sees_no_false_refusal_while_a_batch_settles(billi
 def test_an_outbox_of_two_epochs_is_drained_whole(billing: Billing) -> None:
     payer = billing.payer()
     billing.use(billing.reserve(payer, 100), 40)
-    keys, shard = billing.runtime.commands.keys, payer[0] % billing.settings.shards
+    keys, shard = billing.runtime.commands.keys, billing.runtime.commands.keys.shard_of(payer[0])
     billing.redis("HSET", keys.meta(shard), "run_id", "0" * 40)
     billing.use(billing.reserve(payer, 100), 50)
     assert billing.settle().posted == 2
