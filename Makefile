@@ -17,7 +17,7 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## The main job: 2,000 LLM requests priced, reserved, settled and verified (DEMO_ARGS='--keep')
-	@$(VENV)/bin/billing-tasks demo $(DEMO_ARGS)
+	@$(VENV)/bin/billing-tasks demo --state-dir .billing-demo $(DEMO_ARGS)
 
 up: $(STAMP) ## Start PostgreSQL, Valkey, worker, beat and Flower; Ctrl-C stops them (UP_ARGS=...)
 	@$(VENV)/bin/billing-tasks up $(UP_ARGS)
@@ -64,8 +64,8 @@ record-release: $(STAMP) ## Record this release under tests/releases, for the up
 
 venv: $(STAMP) ## Make .venv with everything in it
 
-clean: ## Remove .venv and the data of demo and up (.billing)
-	rm -rf $(VENV) .billing
+clean: ## Remove .venv and the data of demo and up (.billing-demo, .billing)
+	rm -rf $(VENV) .billing .billing-demo
 
 $(STAMP): pyproject.toml constraints.txt billing_tasks/__init__.py
 	@if [ -z "$(PYTHON)" ]; then \

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from billing_tasks.errors import BadSettings
+
+#: The shards' tags are to lie in a slot range of their own each.
+MAX_SHARDS: Final = 1024
 
 
 class Settings(BaseSettings):
@@ -27,7 +30,9 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(None, description="another broker for Celery; default: redis_url, db 0")
 
     key_prefix: str = Field("billing", pattern=r"^[a-z0-9_-]{1,32}$", description="first part of every Redis key")
-    shards: int = Field(12, ge=1, le=1024, description="another number is refused; `migrate` changes it")
+    shards: int = Field(
+        12, ge=1, le=MAX_SHARDS, description="another one is refused; `migrate --change-layout` takes it"
+    )
     shard_tags: Literal["spread", "numbered"] = Field(
         "spread", description="how hash tags of shards are chosen; numbered: as release 0.1.0 did"
     )

@@ -44,15 +44,17 @@ class Admin:
         """
         return status_of(self._runtime, workers=workers)
 
-    def migrate(self) -> int:
+    def migrate(self, *, change_layout: bool = False) -> int:
         """Bring both servers to this version; returns how many months of the ledger were made now. Safe to repeat.
 
-        Another number of shards is taken if nothing is left in the old ones; stop every other process before.
-        Raises BadSettings if something is, Unavailable if a server is away or a table stays locked.
+        `change_layout` takes another number of shards or other tags, if nothing is left in the old shards, and deletes
+        their keys; stop every other process before, or it goes on with the old ones. Raises BadSettings if something
+        is left, or if the layout differs and was not to change; Unavailable if a server is away or a table stays
+        locked.
         """
         from billing_tasks.admin.schema import migrate  # noqa: PLC0415 - Alembic, which nothing else needs
 
-        return migrate(self._runtime)
+        return migrate(self._runtime, change_layout=change_layout)
 
     def maintain_partitions(self) -> int:
         """Make the ledger's months ahead; returns how many were made now. Raises Unavailable."""

@@ -8,9 +8,9 @@ from billing_tasks.runtime import Runtime
 __all__ = ["migrate", "upgrade"]
 
 
-def migrate(runtime: Runtime) -> int:
+def migrate(runtime: Runtime, *, change_layout: bool) -> int:
     """The database's schema, the ledger's months ahead, the layout of Redis. Returns how many months were made now."""
     upgrade(runtime.settings.database_url)
     created = runtime.ledger.maintain_partitions()
-    runtime.holds.check_layout(change=True)
+    runtime.holds.check_layout(change=change_layout)
     return created

@@ -181,7 +181,7 @@ def _next(report: DemoReport, seconds: float, state_dir: Path) -> None:
             [
                 (f"{command()} up{folder}", "run it again with this data, Flower included, for your own app"),
                 (f"{command()} demo --keep{folder}", "the same demo, and time to look around in Flower"),
-                (f"{command()} demo --trace FILE.csv", "a real trace"),
+                (f"{command()} demo --trace FILE.csv{folder}", "a real trace"),
                 (f"{command()} replay --help", "traffic against your own servers"),
             ]
         )

@@ -117,12 +117,24 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def migrate(as_json: AsJson = False) -> None:
+def migrate(
+    change_layout: Annotated[
+        bool,
+        typer.Option(
+            "--change-layout",
+            help="Fill Redis by the BILLING_SHARDS and BILLING_SHARD_TAGS that are set now, and delete the keys of the "
+            "layout before. Every other process must be stopped.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring the database to this version's schema. Safe to repeat, safe to run from several machines."""
     from billing_tasks.settings import redact
 
-    created = admin().migrate()
+    created = admin().migrate(change_layout=change_layout)
     if as_json:
         print_json({"migrated": True, "partitions_created": created})
-    else:
-        console.print(f"The schema in {redact(runtime().settings.database_url)} is up to date.")
+        return
+    console.print(f"The schema in {redact(runtime().settings.database_url)} is up to date.")
+    settings = runtime().settings
+    console.print(f"Redis is filled for {settings.shards} shards with {settings.shard_tags} tags.")

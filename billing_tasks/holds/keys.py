@@ -3,10 +3,13 @@ so that each script's keys lie in one slot of a Redis Cluster."""
 
 from __future__ import annotations
 
+import re
 from binascii import crc_hqx
 from functools import cache
 from itertools import count
 from typing import Final, Literal, TypeAlias
+
+from billing_tasks.settings import MAX_SHARDS
 
 #: Hash slots of a Redis Cluster.
 _SLOTS: Final = 16384
@@ -82,7 +85,7 @@ class Keys:
 def keys_of_layout(prefix: str, layout_name: str) -> Keys:
     """The keys of a layout as Redis noted it. Raises ValueError for what no release noted."""
     shards, slash, note = layout_name.partition("/")
-    if slash + note not in _NOTES:
+    if slash + note not in _NOTES or not re.fullmatch("[1-9][0-9]{0,3}", shards) or int(shards) > MAX_SHARDS:
         raise ValueError(layout_name)
     return Keys(prefix, int(shards), _NOTES[slash + note])
 

@@ -17,7 +17,7 @@ from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.holds.commands import Command, Commands, Layout, Pipeline
 from billing_tasks.holds.connection.connection import Connection
 from billing_tasks.holds.connection.pool import ConnectionPool
-from billing_tasks.holds.keys import Keys, keys_of_layout, spread_tags
+from billing_tasks.holds.keys import Keys, keys_of_layout
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
@@ -138,16 +138,17 @@ class HoldStore:
         execute = self._execute
         # Asked for before it is set: a Redis whose memory is full answers, and refuses every SET.
         found = execute("GET", keys.layout) or execute("SET", keys.layout, keys.layout_name, "NX", "GET")
-        if found is None or found.decode() == keys.layout_name:
+        if found is None or found == keys.layout_name.encode():
             return
         try:
             old = keys_of_layout(keys.prefix, found.decode())
-        except ValueError:
-            raise BadSettings(f"A later release filled this Redis ({keys.layout} is {found.decode()!r}).") from None
+        except ValueError:  # no text either
+            raise BadSettings(f"A later release filled this Redis ({keys.layout} is {found!r}).") from None
         other, as_it_is = _difference(keys, old)
         if not change:
             raise BadSettings(
-                f"{other} Set {as_it_is}; or stop everything and run `billing-tasks migrate` once with the new setting."
+                f"{other} Set {as_it_is}; or stop everything and run `billing-tasks migrate --change-layout` once with "
+                "the new setting."
             )
         for shard in range(old.shards):
             events, holds = int(execute("XLEN", old.outbox(shard))), int(execute("ZCARD", old.due(shard)))
@@ -183,9 +184,9 @@ def _difference(keys: Keys, old: Keys) -> tuple[str, str]:
     if old.shards == keys.shards:
         return (
             "This Redis is filled with the keys of release 0.1.0, whose shards have other hash tags.",
-            f"BILLING_SHARD_TAGS={'numbered' if old.tags != spread_tags(old.shards) else 'spread'}",
+            f"BILLING_SHARD_TAGS={'numbered' if old.shared_with_0_1_0 else 'spread'}",
         )
-    tags = " BILLING_SHARD_TAGS=numbered" if old.tags != spread_tags(old.shards) else ""
+    tags = " BILLING_SHARD_TAGS=numbered" if old.shared_with_0_1_0 else ""
     return (
         f"BILLING_SHARDS is {keys.shards}, but this Redis is filled for {old.shards} shards.",
         f"BILLING_SHARDS={old.shards}{tags}",

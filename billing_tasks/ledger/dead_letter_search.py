@@ -66,7 +66,7 @@ def _bytes(name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
 
 def _fields(payload: bytes) -> dict[str, object]:
     try:
-        inside = json.loads(payload)
+        inside = json.loads(payload[max(payload.find(b"{"), 0) :])  # an outbox entry's header stands in front
     except (ValueError, RecursionError):
         return {}
     return inside if isinstance(inside, dict) else {}

@@ -20,8 +20,8 @@ from billing_tasks.model.fingerprint import consume_fingerprint
 from billing_tasks.model.ids import check_request_id, shorten
 from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS
 
-#: The last moment of the year 9999, in milliseconds since 1970: later ones are no dates to Python.
-MAX_MOMENT_MS = 253_402_300_799_999
+#: A day before the year 10000, in milliseconds since 1970: a later moment is no date to Python, in some time zone.
+MAX_MOMENT_MS = 253_402_214_400_000
 #: The upstream's usage detail, encoded.
 MAX_USAGE_BYTES = 4096
 #: Lists and objects in it: nested deeper than a decoder's stack, one event would block its outbox.

@@ -8,12 +8,12 @@ names of ConsumeLog, so that a person can read `redis-cli XRANGE` and a dead let
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.model.consume_log import ConsumeLog, column_fields, json_fields
+from billing_tasks.model.consume_log import MAX_MOMENT_MS, ConsumeLog, column_fields, json_fields
 from billing_tasks.model.fingerprint import FORMULA_1, consume_fingerprint, formula_of
 
 
@@ -44,7 +44,9 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
     held_quota: int = 0  # consume: the hold it closed (0: none was open). Set by the script, not by the caller
 
     fingerprint: str  # hex digits
-    used_at_ms: int | None = None  # since 1970; None: when it was filed
+    used_at_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_MOMENT_MS)] | None = (
+        None  # since 1970; None: when it was filed
+    )
     content: str = ""  # consume: the caller's remark; release and refund: the reason
     client_key: str = ""
     usage: dict[str, Any] | None = None  # quantities of meters that have no column
@@ -181,7 +183,10 @@ def complete(
         case Kind.CONSUME:
             contradicts, quota = event.quota not in (0, weight), weight
         case Kind.RELEASE:
-            contradicts, quota = event.quota not in (0, held) or weight not in (0, held), held
+            contradicts, quota = (
+                weight not in (0, held),
+                held,
+            )  # what the gateway believed to be held counts for nothing
         case _:
             contradicts, quota = weight != 0, event.quota
     if contradicts:
@@ -196,3 +201,5 @@ def complete(
     event.held_quota = held if whole is Kind.CONSUME else 0
     if event.used_at_ms is None:
         event.used_at_ms = filed_ms
+    if event.used_at_ms > MAX_MOMENT_MS:
+        raise InvalidRequest("the outbox entry was filed at a time that is no date")

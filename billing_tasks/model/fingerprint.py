@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 #: The formula of a consume: who, where, what and how much, and since 2 the quantities of other meters. No timings and
 #: no remarks. Releases and refunds are still by formula 1.
 CONSUME_FORMULA = 2
 _PREFIX = f"{CONSUME_FORMULA:02x}"
+_LATER = re.compile(r"[0-9a-fA-F]{2}.{32}")
 #: What formula 1 covers.
 FORMULA_1 = ("user_id", "token_id", "channel_id", "model_name", "prompt_tokens", "completion_tokens", "quota")
 
@@ -46,5 +48,8 @@ def fingerprint(*parts: object) -> str:
 
 
 def formula_of(hex_digits: str) -> int:
-    """The number of the formula that made this fingerprint; 1 if it is none, as of a top-up."""
-    return int(hex_digits[:2], 16) if len(hex_digits) > 32 else 1
+    """The number of the formula that made this fingerprint; 1 if it is none, as of a top-up.
+
+    Of what is no hex digits as well: it may come from anywhere, and the ledger refuses it.
+    """
+    return int(hex_digits[:2], 16) if _LATER.match(hex_digits) else 1

@@ -71,6 +71,11 @@ def check_request_id(request_id: object, *, field: str = "request_id") -> str:
     return text
 
 
+def is_request_id(text: str) -> bool:
+    """True for the canonical form, of whatever date: what was accepted once stays valid."""
+    return _CANONICAL.fullmatch(text) is not None
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """A repr that is fit for an error message, whatever came in."""
     try:

@@ -19,7 +19,8 @@ import msgspec
 
 from billing_tasks.errors import Unavailable
 from billing_tasks.model import events
-from billing_tasks.model.events import Event
+from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.ids import is_request_id
 
 SUFFIX = ".json"
 #: What could not be read or is refused for ever; a person has to look.
@@ -66,9 +67,11 @@ class Spool:
     def read(self, path: Path) -> Event | None:
         """The event of a file; None if it is none."""
         try:
-            return events.decode(path.read_bytes())
-        except (msgspec.DecodeError, RecursionError):
+            event = events.decode(path.read_bytes())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
+        ours = event.kind in (Kind.CONSUME, Kind.REFUND) and event.user_id > 0 and is_request_id(event.request_id)
+        return event if ours else None
 
     def done(self, path: Path) -> None:
         """The event is booked or filed: forget it."""

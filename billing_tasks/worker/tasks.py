@@ -153,5 +153,5 @@ def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str,
 
 @app.task(base=BillingTask, name=names.MAINTAIN_PARTITIONS)
 def maintain_partitions(**_: Any) -> dict[str, object]:
-    """Make the months ahead. From beat and from `migrate`."""
+    """Make the months ahead. From beat; `migrate` does the same without a task."""
     return {"created": Admin(runtime()).maintain_partitions()}

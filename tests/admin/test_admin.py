@@ -12,6 +12,7 @@ import pytest
 
 from billing_tasks.admin import Admin
 from billing_tasks.admin.incidents import grouped, worth_a_look
+from billing_tasks.errors import BadSettings
 from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.settings import Settings
 from tests.admin.conftest import DeadLetterDriver, usage
@@ -94,6 +95,18 @@ def test_reconcile_verifies_repairs_and_verifies_again(billing: Billing, admin: 
 def test_migrate_may_be_repeated_and_makes_the_months_ahead(admin: Admin) -> None:
     admin.migrate()
     assert admin.migrate() == admin.maintain_partitions() == 0
+
+
+def test_migrate_changes_the_layout_of_redis_only_if_it_is_told_to(billing: Billing) -> None:
+    billing.available(billing.payer()[0])  # something fills it
+    other = Admin.from_settings(billing.settings.model_copy(update={"shards": 7}))
+    with pytest.raises(BadSettings, match="migrate --change-layout"):
+        other.migrate()
+    assert billing.redis("GET", billing.runtime.commands.keys.layout) == b"12/2"
+    other.migrate(change_layout=True)
+    assert billing.redis("GET", billing.runtime.commands.keys.layout) == b"7/2"
+    other.close()
+    billing.runtime.holds.check_layout(change=True)
 
 
 def test_the_months_ahead_are_made_once(admin: Admin) -> None:

@@ -179,7 +179,10 @@ def test_the_version_is_told() -> None:
 
 def test_migrate_can_be_repeated(run: Run) -> None:
     assert as_json(run("migrate", "--json"))["migrated"]
-    assert "up to date" in run("migrate").output
+    said = run("migrate").output
+    assert "up to date" in said
+    assert "Redis is filled for 12 shards with spread tags." in said
+    assert run("migrate", "--change-layout").exit_code == 0  # the layout that is there already
 
 
 def test_an_error_is_a_sentence_and_what_to_do_about_it(billing: Billing) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import psycopg
 import pytest
 
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.outboxes import OutboxLook
+from billing_tasks.model import events
 from billing_tasks.model.posting import OutboxPart, PostOutcome
 
 
@@ -91,6 +95,54 @@ def test_an_event_set_aside_is_covered_by_an_empty_batch(ledger, shard, post, no
 
     assert noticed() == []
     assert cursor(ledger, shard) == [(1, 7, 7)]
+
+
+def test_what_lies_between_two_ranges_of_a_batch_is_a_gap(ledger, payer, shard, post, noticed):
+    post(1, 2)
+    ledger.post_outboxes([payer.consume(1) for _ in range(3)], [OutboxPart(shard, 1, ((3, 3), (6, 7)))])
+
+    assert noticed() == [("gap", 4, 5, 2)]
+    assert cursor(ledger, shard) == [(1, 7, 7)]
+
+
+def test_a_batch_that_was_booked_and_half_removed_is_no_rewind(ledger, payer, shard, post, noticed):
+    batch = post(1, 4)
+    fresh = [payer.consume(1), payer.consume(1)]
+    ledger.post_outboxes([*batch[:2], *fresh], [OutboxPart(shard, 1, ((1, 2), (5, 6)))])
+
+    assert noticed() == []
+    assert cursor(ledger, shard) == [(1, 6, 6)]
+
+
+def test_new_events_in_the_first_of_two_ranges_are_a_rewind(ledger, payer, shard, post, noticed):
+    post(1, 4)
+    ledger.post_outboxes([payer.consume(1) for _ in range(4)], [OutboxPart(shard, 1, ((1, 2), (5, 6)))])
+
+    assert noticed() == [("rewind", 1, 2, 2)]
+
+
+def test_several_outboxes_in_one_call_each_get_their_cursor_and_their_usage(ledger, payer, ledger_url, shard):
+    other = shard + 10_000
+    parts = [{"shard": shard, "epoch": 7, "seqs": [[1, 2]]}, {"shard": other, "epoch": 9, "seqs": [[1, 1], [3, 3]]}]
+    batch = [payer.consume(10), payer.consume(20), payer.consume(30)]
+    sent = [
+        {**json.loads(events.encode(event)), "outbox": outbox, "channel_id": 77}
+        for event, outbox in zip([*batch, batch[0]], (0, 0, 1, 1), strict=True)
+    ]
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        for outcomes in (["posted", "posted", "posted", "duplicate"], ["duplicate"] * 4):
+            row = connection.execute(
+                "select outcomes from billing.post_batch_v2(%s, %s)", (json.dumps(parts), json.dumps(sent))
+            ).fetchone()
+            assert json.loads(row[0]) == outcomes
+        used = connection.execute(
+            "select shard, used_quota from billing.channel_usage where channel_id = 77 order by shard"
+        ).fetchall()
+    assert used == [(shard, 30), (other, 30)]
+    assert cursor(ledger, shard) == [(7, 2, 2)]
+    assert cursor(ledger, other) == [(9, 3, 3)]
+    found = [(i.shard, i.kind, i.from_seq, i.to_seq) for i in ledger.incidents() if i.shard in (shard, other)]
+    assert found == [(other, "gap", 2, 2)]
 
 
 def test_a_new_epoch_says_how_many_events_of_the_last_one_may_be_lost(ledger, shard, post, look, noticed):

@@ -12,6 +12,7 @@ import pytest
 from alembic import command
 from psycopg import sql
 
+from billing_tasks.errors import BadSettings
 from billing_tasks.lab.servers import Servers
 from billing_tasks.ledger import migrations
 from billing_tasks.ledger.migrations import pending, upgrade
@@ -63,6 +64,13 @@ def test_an_upgrade_keeps_every_row_and_the_books(release: Path, as_released: As
     assert {name: rows_of(url, statement) for name, statement in ROWS.items()} == before
     assert all(before[name] for name in ("users", "consume_log", "refunds", "dead_letters"))
     assert rows_of(url, "select * from billing.broken_invariants()") == []
+
+
+def test_a_later_revision_may_be_called_0005_as_the_last_one_of_0_1_0(fresh: str) -> None:
+    with psycopg.connect(fresh, autocommit=True) as connection:
+        connection.execute("update billing.alembic_version set version_num = '0005'")
+    with pytest.raises(BadSettings, match=r"later release .*0005"):  # not taken for 0001, which would begin anew
+        upgrade(fresh)
 
 
 def test_the_first_revision_is_release_0_1_0(servers: Servers) -> None:

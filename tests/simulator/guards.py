@@ -198,7 +198,7 @@ SQL: list[Guard] = [
         Cut(_POST, "and (e.kind = 'consume' or e.request_id <> all (v_used))"),
     ),
     _guard(
-        "post_batch: a hold that was given back",
+        "post_batch: a hold that was released",
         "a hold that was released is not consumed as well",
         Cut(
             _POST,

@@ -15,6 +15,7 @@ import pytest
 
 from billing_tasks import AsyncBookkeeper, Bookkeeper, Settings, errors
 from billing_tasks.client.relayer import relay
+from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime
 from tests.conftest import CHANNEL, Billing, Payer
 from tests.flows.requests.test_away import NO_POSTGRESQL, NO_REDIS, log_of
@@ -200,3 +201,31 @@ def test_a_gateway_killed_after_its_receipt_has_lost_nothing(billing: Billing, c
     assert relayed(back(billing, cut_off)) == (3, 0, 0)
     billing.settle()
     assert billing.accounts.user(payer[0]).used_quota == 21
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"fingerprint":"00","content":"\xff"}',
+        b'{"fingerprint":"00","user_id":1,"token_id":1,"quota":5}',
+        b'{"fingerprint":"00","kind":"consume","request_id":"a b","user_id":1,"token_id":1,"quota":5}',
+        b'{"fingerprint":"00","kind":"release","request_id":"ID","user_id":1,"token_id":1,"quota":5}',
+        b'{"fingerprint":"00","kind":"consume","request_id":"ID","user_id":1,"used_at_ms":1000000000000000}',
+    ],
+)
+def test_a_file_that_is_no_event_of_ours_is_set_aside_and_stops_no_other(
+    billing: Billing, cut_off: Settings, text: bytes
+) -> None:
+    payer = billing.payer()
+    with Bookkeeper.from_settings(cut_off) as bk:
+        bk.consume(log_of(payer))
+    assert cut_off.spool_folder is not None
+    bad = cut_off.spool_folder / "a.json"
+    bad.write_bytes(text.replace(b"ID", new_request_id().encode()))
+    os.utime(bad, (1, 1))  # it is the oldest
+
+    assert relayed(back(billing, cut_off)) == (1, 1, 0)
+
+    assert files(cut_off) == ["a.refused"]
+    assert billing.settle().posted == 1
+    assert billing.accounts.user(payer[0]).used_quota == 40

@@ -35,7 +35,7 @@ def check(*, holds: HoldStore, ledger: Ledger, sums: bool = True) -> Report:
         2: f"{sum(seq for _, seq in seen.epochs.values())} events of {len(seen.epochs)} outboxes",
         4: f"{len(seen.accounts)} cached accounts, {seen.open_holds} open holds, {seen.events} events waiting"
         + (f"; {seen.unjudged} not judged, their shard has too much waiting" if seen.unjudged else ""),
-        6: f"{missing.incidents} incidents, {missing.events} events known to be missing",
+        6: f"{missing.incidents} incident{'s'[: missing.incidents != 1]}, {missing.events} events known to be missing",
     }
     report.checked = {**of_redis, **(_sums(ledger, report, seen) if sums else {})}
     return report

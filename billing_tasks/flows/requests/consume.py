@@ -37,6 +37,9 @@ async def file(event: Event, *, commands: Commands) -> Receipt:
             reply = await _close(event, events.fingerprint_by_other_formula(event), commands)
     except Unavailable as exc:
         return await _without_redis(event, exc, commands.keys.shard_of(event.user_id))
+    if reply.outcome is Consume.OTHER_FORMULA:  # by one that is not known here: the ledger compares the bodies
+        other = Unavailable(f"A later release consumed request {event.request_id}.")
+        return await _without_redis(event, other, commands.keys.shard_of(event.user_id))
     if reply.ring:
         await Ring(commands.keys.shard_of(event.user_id), event.request_id)
     return _receipt(event, reply)

@@ -225,6 +225,15 @@ def test_another_number_of_shards_is_refused_until_nothing_is_left(make_billing:
     billing.redis("SET", billing.runtime.commands.keys.layout, 4)
 
 
+@pytest.mark.parametrize("found", ["-1/2", "0", "1025/2", "99999", "12/3", "twelve", b"\xff"])
+def test_a_layout_that_no_release_notes_is_refused_at_once(billing: Billing, found: str | bytes) -> None:
+    billing.redis("SET", billing.runtime.commands.keys.layout, found)
+    for change in (False, True):
+        with pytest.raises(errors.BadSettings, match="later release"):
+            billing.runtime.holds.check_layout(change=change)
+    billing.redis("DEL", billing.runtime.commands.keys.layout)
+
+
 def test_another_layout_begins_without_keys_of_the_one_before(billing: Billing) -> None:
     payers = [billing.payer() for _ in range(40)]
     layouts = [{"shards": 16, "shard_tags": "numbered"}, {"shards": 12, "shard_tags": "spread"}]

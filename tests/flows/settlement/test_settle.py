@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from billing_tasks.admin import Admin
 from billing_tasks.errors import Unavailable
 from billing_tasks.flows.effects import Effect, InLedger
 from billing_tasks.flows.settlement import settle
@@ -70,6 +71,8 @@ def test_a_whole_backlog_is_booked_in_one_run(billing: Billing) -> None:
         ("other quota", "malformed"),
         ("nul", "malformed"),
         ("bad fingerprint", "malformed"),
+        ("bad fingerprint of a later formula", "malformed"),
+        ("used in another age", "malformed"),
         ("unknown token", "unknown_token"),
     ],
 )
@@ -84,6 +87,8 @@ def test_one_event_that_can_never_be_booked_does_not_stop_its_batch(
         "other quota": good(payer, 5),
         "nul": good(payer, 50, b',"content":"\\u0000"'),
         "bad fingerprint": good(payer, 50).replace(b"0" * 32, b"zz" * 16),
+        "bad fingerprint of a later formula": good(payer, 50, b',"usage":{"a":1}').replace(b"0" * 32, b"z" * 40),
+        "used in another age": good(payer, 50, b',"used_at_ms":1000000000000000'),
         "unknown token": good((payer[0], 999), 50),
     }
     for _ in range(10):
@@ -113,6 +118,8 @@ def test_entries_that_no_script_of_ours_wrote_are_kept_and_removed(make_billing:
     billing.redis("XADD", outbox, "*", "kind", b"\xff", "weight", "-5", "user_id", "x", "payload", "y")
     for wrong in ("", "9" * 5000, "9" * 19, "-1", "0x10", "1 ", "1\t", "\xb2"):  # ours, but for its numbers
         billing.redis("XADD", outbox, "*", "event", f"consume x {wrong} 1 {wrong} 0 1", "payload", "{}")
+    far = f"consume {new_request_id()} {payer[0]} {payer[1]} 0 0 {10**15}"
+    billing.redis("XADD", outbox, "*", "event", far, "payload", b'{"fingerprint":"%s"}' % (b"0" * 32))
     id_is_no_text = b"consume \xff 1 1 0 0 1"
     billing.redis("XADD", outbox, "*", "event", id_is_no_text, "payload", b'{"fingerprint":"%s"}' % (b"0" * 32))
     for event in ("consume a\tb 1 1 7 0 1", "consume x 1 1 7 0", "", "CONSUME x 1 1 0 0 1 1"):
@@ -120,9 +127,24 @@ def test_entries_that_no_script_of_ours_wrote_are_kept_and_removed(make_billing:
     billing.redis("XADD", outbox, "*", "event", "consume x 1 1 0 0 1", "payload", "{}", "more", "fields")
     done = [billing.settle() for _ in range(3)]
     assert sum(d.posted for d in done) == 1
-    assert sum(d.dead_lettered for d in done) == 16
+    assert sum(d.dead_lettered for d in done) == 17
     assert billing.verify().backlog == 0
     assert billing.available(payer[0]) == 1_000_000 - 40
+
+
+def test_events_that_another_program_took_out_of_the_middle_are_an_incident(make_billing: MakeBilling) -> None:
+    billing = make_billing(shards=1)
+    payer = billing.payer()
+    for _ in range(6):
+        billing.use(billing.reserve(payer, 100), 40)
+    outbox = billing.runtime.commands.keys.outbox(0)
+    ids = [entry_id for entry_id, _ in billing.redis("XRANGE", outbox, "-", "+")]
+    billing.redis("XDEL", outbox, *ids[2:4])
+    assert billing.settle().posted == 4
+    [incident] = billing.runtime.ledger.incidents()
+    assert (incident.kind, incident.from_seq, incident.to_seq, incident.events_bound) == ("gap", 3, 4, 2)
+    # Their weight stays until a reconciliation counts anew.
+    assert Admin(billing.runtime).audit.reconcile(repair=True).after.ok
 
 
 def test_usage_of_an_unknown_user_is_kept(billing: Billing) -> None:

@@ -4,6 +4,7 @@ scripts of release 0.1.0 on data of this one."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,6 +190,40 @@ def test_facts_that_release_0_1_0_has_no_place_for_are_filed_as_of_today(make_bi
     assert (done.posted, done.dead_lettered) == (1, 1)
 
 
+def test_a_release_is_booked_with_what_the_script_found_held(make_billing: MakeBilling) -> None:
+    billing = make_billing(shards=16, shard_tags="numbered")
+    payer = billing.payer(1000)
+    held = billing.reserve(payer, 100)
+    assert billing.bk.refund_quota(replace(held, held_quota=99)).quota == 100
+    assert billing.settle().posted == 1
+    [entry] = billing.runtime.ledger.entries_of(held.request_id)
+    assert entry.quota == 100
+
+
+@pytest.mark.parametrize("of_another", ["03" + "ab" * 16, "0003" + "ab" * 16])
+@pytest.mark.parametrize("quota", [60, 61])
+def test_a_formula_that_is_not_known_yet_makes_no_conflict(
+    billing: Billing, payer: Payer, of_another: str, quota: int
+) -> None:
+    held = billing.reserve(payer, 100)
+    first = events.of_log(held.log(channel_id=3, quota=60, prompt_tokens=60))
+    first.fingerprint = of_another  # a later release consumed it
+    billing.runtime.run(consume.file(first, commands=billing.runtime.commands))
+
+    if quota == 60:
+        assert billing.use(held, 60).posted
+    else:
+        billing.settle()
+        with pytest.raises(IdempotencyConflict):
+            billing.use(held, 61)
+    done = billing.settle()
+
+    assert done.duplicates == (quota == 60)
+    assert len(billing.runtime.ledger.dead_letters()) == (quota == 61)
+    assert billing.accounts.user(payer[0]).used_quota == 60
+    assert billing.available(payer[0]) == 940
+
+
 def retry(billing: Billing, number: int) -> None:
     flow = attempt(number, actor="test", commands=billing.runtime.commands, settings=billing.settings)
     billing.runtime.run(flow)
@@ -197,7 +232,7 @@ def retry(billing: Billing, number: int) -> None:
 def test_money_of_a_later_release_waits_as_a_dead_letter_until_this_one_is_upgraded(billing: Billing) -> None:
     payer = billing.payer(1000)
     held = billing.reserve(payer, 100)
-    billing.use(held, 60)
+    billing.use(held, 60, client_key="order-1")
     keys = billing.runtime.commands.keys
     outbox = keys.outbox(keys.shard_of(payer[0]))
     [(entry_id, (_, header, _, payload))] = billing.redis("XRANGE", outbox, "-", "+")
@@ -205,7 +240,7 @@ def test_money_of_a_later_release_waits_as_a_dead_letter_until_this_one_is_upgra
     billing.redis("DEL", outbox)
     billing.redis("XADD", outbox, entry_id, "event", header + MORE.encode(), "payload", later)
     assert billing.settle().dead_lettered == 1
-    [dead_letter] = billing.runtime.ledger.dead_letters()
+    [dead_letter] = billing.runtime.ledger.dead_letters(client_keys=["order-1"])
     assert dead_letter.payload == header + MORE.encode() + b" " + later
     with pytest.raises(InvalidRequest, match="surcharge"):
         retry(billing, dead_letter.id)

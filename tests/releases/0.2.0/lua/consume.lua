@@ -90,7 +90,9 @@ local epoch = fence(meta)
 
 local state, held_user, held_token, held_amount, held_fingerprint = read_hold(hold)
 if state == 'consumed' and held_fingerprint == fingerprint then return {'ALREADY_CONSUMED', 0, 0} end
-if state == 'consumed' and #held_fingerprint ~= #fingerprint then return {'OTHER_FORMULA', 0, 0} end
+-- In front of the last 32 digits is the formula's number.
+local other_formula = string.sub(held_fingerprint or '', 1, -33) ~= string.sub(fingerprint, 1, -33)
+if state == 'consumed' and other_formula then return {'OTHER_FORMULA', 0, 0} end
 if state == 'consumed' or (state and (held_user ~= user_id or held_token ~= token_id)) then
   -- Nothing of it will leave `unposted`, so its quota can't be the weight: the payload keeps it.
   payload = '{"quota":' .. quota .. ',' .. string.sub(payload, 2)

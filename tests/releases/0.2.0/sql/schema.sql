@@ -1063,7 +1063,8 @@ returns boolean
 language sql stable parallel safe
 as $$
     select case
-        when length(p_entry.fingerprint) * 2 = length(p_event.fingerprint)
+        -- In front of the last 16 bytes is the formula's number.
+        when left(encode(p_entry.fingerprint, 'hex'), -32) = lower(left(p_event.fingerprint, -32))
             then p_entry.fingerprint = decode(p_event.fingerprint, 'hex')
         else (p_entry.user_id, p_entry.token_id, coalesce(p_entry.channel_id, 0), p_entry.model_name,
               p_entry.prompt_tokens, p_entry.completion_tokens, p_entry.quota)
@@ -1260,23 +1261,39 @@ begin
         tokens := (select json_agg(billing.token_row(t)) from billing.tokens as t where t.id = any (v_token_ids));
     end if;
 
-    if cardinality(v_shards) = 1 then
-        if v_outboxes #>> '{0,epoch}' is not null then
+    -- Said without a query for the usual case, likewise.
+    if cardinality(v_shards) = 1 and json_array_length(v_outboxes #> '{0,seqs}') <= 1 then
+        if v_outboxes #>> '{0,epoch}' is not null and json_array_length(v_outboxes #> '{0,seqs}') = 1 then
             perform billing.move_cursor(
                 v_shards[1], (v_outboxes #>> '{0,epoch}')::bigint, (v_outboxes #>> '{0,seqs,0,0}')::bigint,
-                (v_outboxes #>> '{0,seqs,-1,1}')::bigint, null, v_booked);
+                (v_outboxes #>> '{0,seqs,0,1}')::bigint, null, v_booked);
         end if;
         return;
     end if;
+    -- Range by range: what lies between two of them never came, which is a gap. What was booked now counts for the last
+    -- ranges: after a crash the first may be of a batch that was booked and half removed, which is no rewind.
     perform billing.move_cursor(
-        (o.value ->> 'shard')::integer, (o.value ->> 'epoch')::bigint, (o.value #>> '{seqs,0,0}')::bigint,
-        (o.value #>> '{seqs,-1,1}')::bigint, null, (
-            select count(*) from unnest(v_events) as e
-            where coalesce(e.outbox, 0) = o.ordinality - 1
-              and e.request_id = any (case e.kind when 'consume' then v_consumed else v_released end)))
-    from json_array_elements(v_outboxes) with ordinality as o
-    where o.value ->> 'epoch' is not null
-    order by (o.value ->> 'shard')::integer;
+        part.shard, part.epoch, part.first, part.last, null,
+        greatest(least(part.booked - part.behind, part.last - part.first + 1), 0))
+    from (
+        select (o.value ->> 'shard')::integer as shard, (o.value ->> 'epoch')::bigint as epoch, seqs.ordinality as number,
+               (seqs.value ->> 0)::bigint as first, (seqs.value ->> 1)::bigint as last,
+               coalesce(booked.events, 0) as booked,
+               coalesce(sum((seqs.value ->> 1)::bigint - (seqs.value ->> 0)::bigint + 1) over (
+                   partition by o.ordinality order by seqs.ordinality
+                   rows between 1 following and unbounded following), 0)::bigint as behind
+        from json_array_elements(v_outboxes) with ordinality as o
+        cross join lateral json_array_elements(o.value -> 'seqs') with ordinality as seqs
+        left join (
+            select origin.outbox, count(*) as events
+            from (
+                select distinct on (e.kind, e.request_id) e.kind, e.request_id, coalesce(e.outbox, 0) as outbox
+                from unnest(v_events) with ordinality as e
+                order by e.kind, e.request_id, e.ordinality) as origin
+            where origin.request_id = any (case origin.kind when 'consume' then v_consumed else v_released end)
+            group by origin.outbox) as booked on booked.outbox = o.ordinality - 1
+        where o.value ->> 'epoch' is not null) as part
+    order by part.shard, part.number;
 end
 $$;
 

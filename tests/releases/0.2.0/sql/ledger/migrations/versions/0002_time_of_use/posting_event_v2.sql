@@ -52,7 +52,8 @@ returns boolean
 language sql stable parallel safe
 as $$
     select case
-        when length(p_entry.fingerprint) * 2 = length(p_event.fingerprint)
+        -- In front of the last 16 bytes is the formula's number.
+        when left(encode(p_entry.fingerprint, 'hex'), -32) = lower(left(p_event.fingerprint, -32))
             then p_entry.fingerprint = decode(p_event.fingerprint, 'hex')
         else (p_entry.user_id, p_entry.token_id, coalesce(p_entry.channel_id, 0), p_entry.model_name,
               p_entry.prompt_tokens, p_entry.completion_tokens, p_entry.quota)
