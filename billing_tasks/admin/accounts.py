@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -20,6 +20,7 @@ from billing_tasks.flows.effects import InLedger
 from billing_tasks.ledger.rows import UNSET, ChannelRow, EntryRow, Unset
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.consume_log import MAX_MOMENT_MS
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.pricing.exact import MAX_QUOTA
 from billing_tasks.runtime import Runtime
@@ -264,6 +265,9 @@ def _check_status(value: str | None, known: tuple[str, ...]) -> None:
 def _milliseconds(moment: datetime | None) -> int | None:
     if moment is None:
         return None
-    if moment.tzinfo is None:
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise InvalidRequest("expires_at must carry a time zone, for instance datetime.now(UTC).")
-    return int(moment.astimezone(UTC).timestamp() * 1000)
+    milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    if milliseconds > MAX_MOMENT_MS:
+        raise InvalidRequest(f"expires_at is {moment}; leave it out for a token that never expires.")
+    return milliseconds

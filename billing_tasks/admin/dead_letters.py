@@ -28,6 +28,7 @@ _LISTS: Final = {
     **dict.fromkeys(("numbers", "states", "request_ids"), MOST_ROWS),
     **dict.fromkeys(("refund_ids", "client_keys"), select.MOST_INSIDE),
 }
+_TEXTS: Final = ("request_ids", "refund_ids", "client_keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,9 @@ def _check(wanted: DeadLetterFilter) -> None:
             raise InvalidRequest(f"{name} must be a list of 1 to {most:,} things, got {shorten(values)}.")
     for value in [*(given.get("numbers") or ()), *([given["user_id"]] if given.get("user_id") is not None else [])]:
         check_int("a number or user_id", value, 1)
+    texts = [given[name] for name in ("kind", "reason") if given.get(name) is not None]
+    for value in [*texts, *(value for name in _TEXTS for value in given.get(name) or ())]:
+        check_text("a kind, reason or id", value, 200)
     unknown = {str(state) for state in given.get("states") or ()} - {str(state) for state in DeadLetterState}
     if unknown:
         raise InvalidRequest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, Literal, TypeAlias, Unpack, get_args
 from uuid import UUID
 
@@ -54,7 +55,10 @@ def _check(wanted: EntryFilter) -> None:
         # Empty would match all, where the caller meant one.
         if wanted.get(name) is not None and not check_text(name, wanted[name], 200):  # type: ignore[literal-required]
             raise InvalidRequest(f"{name} is empty; leave it out to have all.")
-    unknown = set(wanted.get("kinds") or ()) - set(KINDS)
+    kinds = wanted.get("kinds") or ()
+    if isinstance(kinds, str | bytes) or not isinstance(kinds, Collection):
+        raise InvalidRequest(f"kinds must be a list, got {shorten(kinds)}; kinds are {', '.join(KINDS)}.")
+    unknown = {str(kind) for kind in kinds} - set(KINDS)
     if unknown:
         raise InvalidRequest(f"There are no entries of kind {shorten(sorted(unknown))}; kinds are {', '.join(KINDS)}.")
     check_times(wanted.get("since"), wanted.get("before"))

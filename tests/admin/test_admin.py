@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from billing_tasks.admin import Admin
 from billing_tasks.admin.incidents import grouped, worth_a_look
-from billing_tasks.errors import BadSettings
+from billing_tasks.errors import BadSettings, InvalidRequest
 from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.settings import Settings
 from tests.admin.conftest import DeadLetterDriver, usage
@@ -107,6 +108,18 @@ def test_migrate_changes_the_layout_of_redis_only_if_it_is_told_to(billing: Bill
     assert billing.redis("GET", billing.runtime.commands.keys.layout) == b"7/2"
     other.close()
     billing.runtime.holds.check_layout(change=True)
+
+
+@pytest.mark.parametrize(
+    "expires_at",
+    ["x", date(2100, 1, 1), datetime(2100, 1, 1), datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))],  # noqa: DTZ001
+)
+def test_a_token_expires_at_a_moment_or_never(admin: Admin, expires_at: Any) -> None:
+    user = admin.accounts.create_user()
+    with pytest.raises(InvalidRequest, match="expires_at"):
+        admin.accounts.create_token(user.id, expires_at=expires_at)
+    token = admin.accounts.create_token(user.id, expires_at=datetime(2100, 1, 1, tzinfo=UTC))
+    assert token.expires_at_ms == 4_102_444_800_000
 
 
 def test_the_months_ahead_are_made_once(admin: Admin) -> None:

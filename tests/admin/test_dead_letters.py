@@ -113,6 +113,10 @@ def test_a_search_in_payloads_is_bounded(
         ({"request_ids": "all"}, "request_ids must be a list"),
         ({"refund_ids": ["x"] * 101}, "refund_ids must be a list of 1 to 100"),
         ({"client_keys": []}, "client_keys must be a list"),
+        ({"client_keys": [b"x"]}, "must be a str"),
+        ({"request_ids": [5]}, "must be a str"),
+        ({"kind": 5}, "must be a str"),
+        ({"reason": 5}, "must be a str"),
         ({"since": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
         ({"refund_id": "x"}, "no filter refund_id"),
     ],

@@ -71,7 +71,9 @@ def test_entries_are_found_by_time(billing: Billing, admin: Admin) -> None:
         ({"client_key": "a\x00"}, "NUL"),
         ({"client_key": "x" * 201}, "at most 200"),
         ({"kinds": ["consume", "gift"]}, "no entries of kind"),
-        ({"kinds": "consume"}, "no entries of kind"),
+        ({"kinds": "consume"}, "kinds must be a list"),
+        ({"kinds": 5}, "kinds must be a list"),
+        ({"kinds": [["consume"]]}, "no entries of kind"),
         ({"since": datetime(2026, 1, 1)}, "since must be a datetime with a time zone"),  # noqa: DTZ001
         ({"before": "2h"}, "before must be a datetime with a time zone"),
         ({"user": 1}, "no filter user; filters are user_id, token_id"),

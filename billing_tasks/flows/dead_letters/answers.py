@@ -10,7 +10,7 @@ from billing_tasks.model.posting import PostOutcome
 
 #: Why an event was not booked, for the person who reads the row.
 WHY = {
-    PostOutcome.CONFLICT: "The same id was booked before with another body; that one stands.",
+    PostOutcome.CONFLICT: "The same request_id was booked before with another body; that one stands.",
     PostOutcome.UNKNOWN_USER: "There is no such user.",
     PostOutcome.UNKNOWN_TOKEN: "The user has no such token.",
     PostOutcome.NO_CHARGE: "Nothing is charged under this request_id yet.",
