@@ -126,6 +126,7 @@ def test_the_installed_command_migrates_an_empty_database(
     installed: Installed, servers: Servers, new_database: str
 ) -> None:
     urls = {"BILLING_DATABASE_URL": new_database, "BILLING_REDIS_URL": servers.redis_url}
+    urls["BILLING_KEY_PREFIX"] = "wheel"  # whatever another test filled this Redis with
     assert json.loads(installed("billing-tasks", "migrate", "--json", **urls))["migrated"]
     with psycopg.connect(new_database) as connection:
         assert connection.execute("select count(*) from billing.users").fetchone() == (0,)
