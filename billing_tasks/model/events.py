@@ -132,8 +132,7 @@ def payload(event: Event, *, for_0_1_0: bool = False) -> bytes:
     """
     if for_0_1_0 and formula_of(event.fingerprint) == 1:
         details = event.details or {}
-        whole = _encoder.encode(msgspec.structs.replace(event, usage=details.get("usage"), details=None, held_quota=0))
-        return whole if event.token_id else b'{"token_id":0,' + whole[1:]  # 0.1.0 has no default for it
+        return encode(msgspec.structs.replace(event, usage=details.get("usage"), details=None, held_quota=0))
     quota = event.quota if event.kind in (Kind.REFUND, Kind.CONFLICT) else 0
     return _encoder.encode(
         msgspec.structs.replace(event, kind=None, request_id="", user_id=0, token_id=0, quota=quota, held_quota=0)
@@ -142,7 +141,9 @@ def payload(event: Event, *, for_0_1_0: bool = False) -> bytes:
 
 def encode(event: Event) -> bytes:
     """The whole event as JSON: for dead letters, the spool, and posting."""
-    return _encoder.encode(event)
+    whole = _encoder.encode(event)
+    # Release 0.1.0, which may retry a dead letter of ours, has no default for it.
+    return whole if event.token_id else b'{"token_id":0,' + whole[1:]
 
 
 def encode_all(events: list[Event]) -> str:

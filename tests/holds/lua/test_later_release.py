@@ -166,8 +166,11 @@ def test_workers_of_release_0_1_0_read_what_is_filed_in_shards_they_share(make_b
     tombstone = billing.redis("GET", hold_key(billing, payer, used.request_id)).decode()
     assert tombstone.endswith(" " + entries[0][1]["fingerprint"])
 
+    billing.bk.refund_charge(request_id=new_request_id(), user_id=payer[0], refund_id="case-2")
     done = billing.settle()
-    assert (done.posted, done.dead_lettered) == (4, 1)
+    assert (done.posted, done.dead_lettered) == (4, 2)
+    for dead_letter in billing.runtime.ledger.dead_letters():  # 0.1.0 may retry these, too
+        assert {"kind", "request_id", "user_id", "token_id", "fingerprint"} <= json.loads(dead_letter.payload).keys()
     kept = billing.sql("select usage from billing.consume_log where request_id = %s", used.request_id)
     assert kept == [(upstream,)]
 
