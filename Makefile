@@ -6,8 +6,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 # `make demo PYTHON=/path/to/python` picks an interpreter; otherwise the first that fits is taken:
-# the newest whose tests were run, then 3.14, for which every version in constraints.txt has wheels.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3 python; do \
+# the newest first.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
