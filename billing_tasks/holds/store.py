@@ -181,10 +181,11 @@ class HoldStore:
 
 def _difference(keys: Keys, old: Keys) -> tuple[str, str]:
     """How the keys differ from those that Redis is filled with, and the setting that keeps the latter."""
+    was, by = ("numbered", "release 0.1.0 did") if old.shared_with_0_1_0 else ("spread", "today's default is")
     if old.shards == keys.shards:
         return (
-            "This Redis is filled with the keys of release 0.1.0, whose shards have other hash tags.",
-            f"BILLING_SHARD_TAGS={'numbered' if old.shared_with_0_1_0 else 'spread'}",
+            f"This Redis is filled with {was} hash tags of its shards, as {by}.",
+            f"BILLING_SHARD_TAGS={was}",
         )
     tags = " BILLING_SHARD_TAGS=numbered" if old.shared_with_0_1_0 else ""
     return (

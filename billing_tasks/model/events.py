@@ -44,9 +44,8 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
     held_quota: int = 0  # consume: the hold it closed (0: none was open). Set by the script, not by the caller
 
     fingerprint: str  # hex digits
-    used_at_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_MOMENT_MS)] | None = (
-        None  # since 1970; None: when it was filed
-    )
+    # Since 1970; None: when it was filed.
+    used_at_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_MOMENT_MS)] | None = None
     content: str = ""  # consume: the caller's remark; release and refund: the reason
     client_key: str = ""
     usage: dict[str, Any] | None = None  # quantities of meters that have no column
@@ -113,8 +112,8 @@ def fingerprint_by_other_formula(consume: Event) -> str:
     """What a release would call this consume whose formula is not the one of its fingerprint."""
     if formula_of(consume.fingerprint) != 1:
         return fingerprint_of_0_1_0(consume)
-    facts = {name: getattr(consume, name) for name in FORMULA_1}
-    return consume_fingerprint(**facts, usage=consume.usage)
+    covered = {name: getattr(consume, name) for name in FORMULA_1}
+    return consume_fingerprint(**covered, usage=consume.usage)
 
 
 def as_of_0_1_0(consume: Event) -> Event:
