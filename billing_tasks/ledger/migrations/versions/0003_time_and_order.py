@@ -1,0 +1,16 @@
+"""Time and order that go backwards: what the ledger notices, refuses or sets right.
+
+Columns and functions are only added, and functions keep their arguments, so workers of 0.1.0 and 0.2.0 go on while
+this runs and after it.
+"""
+
+from alembic import op
+
+from billing_tasks.ledger.migrations.run_sql import run_sql
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    run_sql(op.get_bind(), __file__)
