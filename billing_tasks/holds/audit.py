@@ -9,7 +9,7 @@ would block Redis; its accounts are counted as not judged.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +60,9 @@ class Snapshot:
 
     accounts: list[CachedAccount] = field(default_factory=list)
     epochs: dict[int, tuple[int, int]] = field(default_factory=dict)  # shard -> epoch, seq: read first
-    in_outbox: Counter[tuple[int, int]] = field(default_factory=Counter)  # (shard, epoch) -> events
+    #: (shard, epoch) -> the numbers in the outbox, as ranges
+    in_outbox: defaultdict[tuple[int, int], list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    loading: dict[int, bytes] = field(default_factory=dict)  # shard -> epoch of loading
     open_holds: int = 0
     events: int = 0
     unjudged: int = 0  # accounts that seemed wrong in a shard too busy for the second look
@@ -73,13 +75,14 @@ def audit(store: HoldStore) -> Snapshot:
     keys, commands = store.commands.keys, store.commands
     epochs = store.send_all(Pipeline(tuple(commands.epoch(shard) for shard in range(keys.shards))))
     seen.epochs = {shard: (state.epoch, state.seq) for shard, state in enumerate(epochs)}
+    seen.loading = {shard: state.loading.encode() for shard, state in enumerate(epochs)}
     holds: Counter[tuple[str, int, int]] = Counter()
     weights: Counter[tuple[str, int, int]] = Counter()
     due: set[str] = set()
     for shard in range(keys.shards):
         for entry in _entries(store, shard):
             seen.events += 1
-            seen.in_outbox[shard, entry.epoch] += 1
+            _add_number(seen.in_outbox[shard, entry.epoch], entry.seq)
             weights["user", shard, entry.user_id] += entry.weight
             weights["token", shard, entry.token_id] += entry.weight
         due.update(member.decode() for member in store.send(_raw("ZRANGE", keys.due(shard), 0, -1)))
@@ -92,6 +95,13 @@ def audit(store: HoldStore) -> Snapshot:
         if expected != ((account.held, account.unposted) if account else (0, 0)) or key in leaving:
             _second_look(store, seen, key)
     return seen
+
+
+def _add_number(numbers: list[tuple[int, int]], seq: int) -> None:
+    if numbers and numbers[-1][1] == seq - 1:
+        numbers[-1] = numbers[-1][0], seq
+    else:
+        numbers.append((seq, seq))
 
 
 def _leaving(store: HoldStore, accounts: Iterable[CachedAccount]) -> set[tuple[str, int, int]]:
@@ -175,8 +185,8 @@ def _count_hold(
 
 
 def _cached(seen: Snapshot, shard: int, which: str, account_id: int, reply: list[Any]) -> CachedAccount:
-    held, unposted, balance, version, loaded_epoch, floor_epoch = map(_number, reply)
-    epoch = seen.epochs.get(shard, (0, 0))[0]
+    held, unposted, balance, version = map(_number, reply[:4])
+    loaded_epoch, floor_epoch, epoch = reply[4], reply[5], seen.loading.get(shard)
     loaded = loaded_epoch == epoch
     return CachedAccount(
         shard,

@@ -72,6 +72,14 @@ class Load(StrEnum):
     OLDER = "OLDER"
     TOO_LATE = "TOO_LATE"
     OTHER_EPOCH = "OTHER_EPOCH"
+    OTHER_LEDGER = "OTHER_LEDGER"
+
+
+class NewLedger(StrEnum):
+    """Answers of new_ledger.lua."""
+
+    TURNED = "TURNED"
+    KNOWN = "KNOWN"
 
 
 class Balance(StrEnum):

@@ -29,6 +29,7 @@ class Reserved:
     age_ms: int = 0  # refused by what is cached: how old that is
     closed_as: str = ""  # consumed, released or expired
     backlog: int = 0  # events that wait
+    version: int = 0  # not loaded, stale: the highest version of an account that was seen of PostgreSQL
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Available:
     age_ms: int
     now_ms: int
     epoch: str
+    version: int  # the highest version of an account that was seen of PostgreSQL
 
     @property
     def available(self) -> int:
@@ -65,16 +67,31 @@ class LeaseReply:
     outcome: outcomes.Lease
     now_ms: int
     epoch: str
+    ledger: str  # the run of PostgreSQL that the cached accounts are of; '': not known
+    version: int  # the highest that was seen of it
 
 
 @dataclass(frozen=True, slots=True)
 class EpochState:
-    """One epoch, as a shard's `meta` has it; `before_*`: what was left of the last one (0: nothing)."""
+    """One epoch, as a shard's `meta` has it; `before_*`: what was left of the last one (0: nothing).
+
+    `settled` and `version`: the highest number that left the outbox in this epoch, and the highest version of an
+    account that was seen of this run of PostgreSQL. `loads` counts its runs; `ledger` names it.
+    """
 
     epoch: int
     seq: int
     before_epoch: int
     before_seq: int
+    settled: int
+    version: int
+    loads: int
+    ledger: str
+
+    @property
+    def loading(self) -> str:
+        """The epoch of loading, as include/fence.lua puts it together."""
+        return f"{self.epoch}.{self.loads}" if self.loads else str(self.epoch)
 
 
 class OutboxEntry(msgspec.Struct, frozen=True, gc=False):
@@ -184,8 +201,16 @@ def read_reserved(reply: list[Any]) -> Reserved:
             return Reserved(outcome, now_ms, epoch, closed_as=first.decode())
         case outcomes.Reserve.BACKLOG_FULL:
             return Reserved(outcome, now_ms, epoch, backlog=first)
+        case outcomes.Reserve.NOT_LOADED | outcomes.Reserve.STALE:
+            return Reserved(outcome, now_ms, epoch, version=first)
         case _:
             return Reserved(outcome, now_ms, epoch, available=first, age_ms=second)
+
+
+def read_epoch(reply: list[Any]) -> EpochState:
+    """Fields of a shard's `meta`, in the order of EpochState; a field that is not there is 0."""
+    epoch, seq, before_epoch, before_seq, settled, version, loads = (int(number or 0) for number in reply[:7])
+    return EpochState(epoch, seq, before_epoch, before_seq, settled, version, loads, text(reply[7] or ""))
 
 
 def closed(enum: type[R]) -> Callable[[list[Any]], Closed[R]]:

@@ -36,6 +36,9 @@ TOKEN: Final = (
     Token.version,
 )
 
+#: Which run of the server answers, as model.posting.ServerRun; after what the statement reads or books.
+SERVER_RUN: Final = "billing.server_run() as server_run, billing.last_version() as last_version"
+
 _users = msgspec.json.Decoder(list[UserRow])
 _tokens = msgspec.json.Decoder(list[TokenRow])
 

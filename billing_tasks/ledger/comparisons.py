@@ -22,7 +22,7 @@ _TOTALS: Final = sa.text(
 _MISSING: Final = sa.text(
     # Events that were new at old numbers (a rewind within one epoch) came back; they are not missing.
     "select count(*), coalesce(sum(events_bound) filter (where kind <> 'rewind' or unseen_from is not null), 0)::bigint"
-    " from billing.incidents"
+    " from billing.incidents where closed_at is null"
 )
 
 
@@ -58,5 +58,5 @@ class Comparisons(Part):
         return Totals(*self._db.statement(_TOTALS)[0])
 
     def count_missing(self) -> Missing:
-        """How many incidents there are and how many events they know to be missing."""
+        """How many incidents are open and how many events they know to be missing."""
         return Missing(*self._db.statement(_MISSING)[0])

@@ -6,15 +6,19 @@ a test compares the two. Change a table by a new revision, then here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import BYTEA, JSONB
+from sqlalchemy.dialects.postgresql import BYTEA, INT8MULTIRANGE, JSONB, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA: Final = "billing"
+
+#: Numbers of an outbox's events.
+Numbers = Sequence[Range[int]]
 
 #: Every change of an account takes its next number.
 versions = sa.Sequence("versions", schema=SCHEMA)
@@ -160,10 +164,21 @@ class Cursor(Base):
     looked_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     open_holds: Mapped[int | None]
     backlog_limit: Mapped[int | None]
+    accounted: Mapped[Numbers] = mapped_column(INT8MULTIRANGE(), server_default="{}")
+    current_from: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
 
 
 class IncidentRecord(Base):
     __tablename__ = "incidents"
+    __table_args__ = (
+        sa.Index(
+            "incidents_with_loss",
+            "shard",
+            sa.text("coalesce(of_epoch, epoch)"),
+            postgresql_where=sa.text("lost <> '{}'::int8multirange"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
     shard: Mapped[int] = mapped_column(sa.Integer())
@@ -177,6 +192,11 @@ class IncidentRecord(Base):
     events_at_most: Mapped[int | None]
     unseen_from: Mapped[datetime | None]
     unseen_to: Mapped[datetime | None]
+    of_epoch: Mapped[int | None]
+    lost: Mapped[Numbers] = mapped_column(INT8MULTIRANGE(), server_default="{}")
+    closed_at: Mapped[datetime | None]
+    closed_by: Mapped[str] = mapped_column(server_default="")
+    comment: Mapped[str] = mapped_column(server_default="")
 
 
 class DeadLetterRecord(Base):

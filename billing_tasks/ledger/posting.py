@@ -14,18 +14,27 @@ import msgspec
 import sqlalchemy as sa
 
 from billing_tasks.ledger import columns
+from billing_tasks.ledger.columns import SERVER_RUN
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.part import Part
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import OutboxPart, PostedBatch, PostOutcome
+from billing_tasks.model.posting import OutboxPart, PostedBatch, PostOutcome, ServerRun
 
+#: A repetition changes nothing, so its commit would not wait for the standby that the first one's may still be
+#: waiting for; a word in the log makes it wait.
+_CONFIRM: Final = (
+    "case when {} and current_setting('synchronous_standby_names') <> ''"
+    " then pg_logical_emit_message(true, 'billing_tasks', '') end"
+)
 _POST_BATCH: Final = sa.text(
-    "select outcomes, users, tokens from billing.post_batch_v2(cast(:outboxes as text), cast(:events as text))"
+    f"select outcomes, users, tokens, {SERVER_RUN}, " + _CONFIRM.format("outcomes like '%\"duplicate\"%'") + " from"
+    " billing.post_batch_v2(cast(:outboxes as text), cast(:events as text))"
 )
 _POST_REFUND: Final = sa.text(
-    "select outcome, users, tokens from billing.post_refund_v2(cast(:shard as integer), cast(:event as text))"
+    f"select outcome, users, tokens, {SERVER_RUN}, " + _CONFIRM.format("outcome = 'duplicate'") + " from"
+    " billing.post_refund_v2(cast(:shard as integer), cast(:event as text))"
 )
 
 
@@ -93,4 +102,5 @@ def _encoded(encode: Callable[[], str]) -> str:
 
 
 def _answer(outcomes: list[PostOutcome], row: Record) -> PostedBatch:
-    return PostedBatch(outcomes, columns.users_from_json(row.users), columns.tokens_from_json(row.tokens))
+    users, tokens = columns.users_from_json(row.users), columns.tokens_from_json(row.tokens)
+    return PostedBatch(outcomes, users, tokens, ServerRun(row.server_run, row.last_version))

@@ -17,12 +17,13 @@ from billing_tasks.ledger.rows import ChannelRow, EntryFilter, EntryRow
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.fingerprint import formula_of
 from billing_tasks.model.ids import shorten
+from billing_tasks.model.posting import ServerRun
 
 _ACCOUNTS: Final = sa.text(
     "select (select json_agg(billing.user_row(u))::text from billing.users as u"
     " where u.id = cast(:user_id as bigint)) as users,"
     " (select json_agg(billing.token_row(t))::text from billing.tokens as t"
-    " where t.id = cast(:token_id as bigint)) as tokens"
+    " where t.id = cast(:token_id as bigint)) as tokens, " + columns.SERVER_RUN
 )
 _ENTRY: Final = tuple(Entry.__table__.columns)
 #: What the times of an EntryFilter are compared with.
@@ -36,11 +37,12 @@ _CHANNELS: Final = sa.select(
 class Reads(Part):
     """Answers questions; changes nothing."""
 
-    def accounts(self, user_id: int, token_id: int | None) -> tuple[UserRow | None, TokenRow | None]:
-        """A user and a token as they are now, in one round trip; None for what does not exist."""
+    def accounts(self, user_id: int, token_id: int | None) -> tuple[UserRow | None, TokenRow | None, ServerRun]:
+        """A user and a token as they are now, and who says so, in one round trip; None for what does not exist."""
         row = self._db.statement(_ACCOUNTS, {"user_id": user_id, "token_id": token_id})[0]
         users, tokens = columns.users_from_json(row.users), columns.tokens_from_json(row.tokens)
-        return (users[0] if users else None), (tokens[0] if tokens else None)
+        server = ServerRun(row.server_run, row.last_version)
+        return (users[0] if users else None), (tokens[0] if tokens else None), server
 
     def get_user(self, user_id: int) -> UserRow:
         """Raises UserNotFound."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum, StrEnum, auto
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
 from billing_tasks.model.posting import PostOutcome
 
@@ -214,6 +214,10 @@ class PostPreview:
     state: RequestState
 
 
+#: Numbers of an outbox's events: ranges, first and last, in order.
+Numbers: TypeAlias = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxCursor:
     """How far one epoch of one shard's outbox was read."""
@@ -226,6 +230,9 @@ class OutboxCursor:
     looked_at: datetime
     open_holds: int | None  # at the last look
     backlog_limit: int | None  # likewise
+    accounted: Numbers  # those that were posted or set aside
+    current_from: datetime | None  # when it was first known to be the epoch Redis numbers in; None: never
+    ended_at: datetime | None  # when another one had taken its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +246,7 @@ class Incident:
     id: int
     shard: int
     epoch: int
-    kind: str  # gap | rewind | new_epoch
+    kind: str  # gap | rewind | new_epoch | restored
     from_seq: int
     to_seq: int
     events_bound: int | None  # at least; 0: nothing is known to be missing
@@ -248,11 +255,16 @@ class Incident:
     events_at_most: int | None = None
     unseen_from: datetime | None = None
     unseen_to: datetime | None = None
+    of_epoch: int | None = None  # whose numbers from_seq to to_seq are; None: of `epoch`
+    lost: Numbers = ()  # numbers that nothing else accounts for
+    closed_at: datetime | None = None  # a person has seen to it
+    closed_by: str = ""
+    comment: str = ""  # in that person's words
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What the incidents add up to."""
+    """What the open incidents add up to."""
 
     incidents: int
     events: int  # at least so many were lost

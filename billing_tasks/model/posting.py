@@ -38,9 +38,22 @@ class OutboxPart:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerRun:
+    """Which run of a PostgreSQL server answered, and the last version that it had given to an account by then.
+
+    Another run (a restart, a failover, a restore), or a last version below one that was seen before, means that what
+    was read of accounts before may be newer than what the server has now.
+    """
+
+    name: str
+    last_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class PostedBatch:
     """The ledger's answer to a batch: one outcome per event, and every account named, as it is now."""
 
     outcomes: list[PostOutcome]
     users: list[UserRow]
     tokens: list[TokenRow]
+    server: ServerRun

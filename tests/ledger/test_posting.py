@@ -20,7 +20,7 @@ def test_a_consume_takes_its_whole_quota_from_user_and_token_and_counts_it_as_us
     answer = ledger.post_batch(shard, [payer.consume(418, held_quota=900)])
 
     assert answer.outcomes == [POSTED]
-    user, token = ledger.accounts(payer.user.id, payer.token.id)
+    user, token, _ = ledger.accounts(payer.user.id, payer.token.id)
     assert (user.quota, user.used_quota, user.request_count) == (999_582, 418, 1)
     assert (token.remain_quota, token.used_quota) == (999_582, 418)
 

@@ -20,7 +20,7 @@ def test_a_refund_returns_quota_to_user_token_and_channel(ledger, payer, shard, 
     answer = ledger.post_refund(shard, payer.refund(charge, 40))
 
     assert answer.outcomes == [PostOutcome.POSTED]
-    user, token = ledger.accounts(payer.user.id, payer.token.id)
+    user, token, _ = ledger.accounts(payer.user.id, payer.token.id)
     assert (answer.users, answer.tokens) == ([user], [token])
     assert (user.quota, user.used_quota, user.request_count) == (1_000_000 - 60, 60, 1)
     assert (token.remain_quota, token.used_quota) == (1_000_000 - 60, 60)

@@ -16,7 +16,7 @@ from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import OutboxPart, PostedBatch
+from billing_tasks.model.posting import OutboxPart, PostedBatch, ServerRun
 from tests.simulator.books import Apply, Books, Key
 from tests.simulator.claims import Claim, demand
 
@@ -72,10 +72,10 @@ class WatchedLedger(Ledger):
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    def accounts(self, user_id: int, token_id: int | None) -> tuple[UserRow | None, TokenRow | None]:
-        user, token = super().accounts(user_id, token_id)
+    def accounts(self, user_id: int, token_id: int | None) -> tuple[UserRow | None, TokenRow | None, ServerRun]:
+        user, token, server = super().accounts(user_id, token_id)
         self.books.read([user], [token])
-        return user, token
+        return user, token, server
 
     def get_user(self, user_id: int) -> UserRow:
         user = super().get_user(user_id)

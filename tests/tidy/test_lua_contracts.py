@@ -23,6 +23,7 @@ WITHOUT_WORDS = {"settled", "audit", "recount"}
 #: Scripts that only ever free memory or must run when it is full.
 WHEN_MEMORY_IS_FULL = {
     *("consume", "release", "expire", "renew", "refund", "settled", "lease", "leave", "hand_over", "ring"),
+    "new_ledger",
     *("recount", "forget", "reschedule"),
 }
 

@@ -8,6 +8,7 @@ that is merely on its way.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from billing_tasks.flows.audit.answers import Finding, Report
 from billing_tasks.holds.audit import CachedAccount, Snapshot, audit
@@ -77,9 +78,26 @@ def _compare_accounts(seen: Snapshot, ledger: Ledger, report: Report) -> None:
 
 
 def _compare_outboxes(seen: Snapshot, ledger: Ledger, report: Report) -> None:
-    """Every number the outbox gave out is still in it or is covered by the ledger's cursor."""
-    posted = {(cursor.shard, cursor.epoch): cursor.posted for cursor in ledger.outbox_cursors()}
-    for shard, (epoch, seq) in seen.epochs.items():
-        accounted = posted.get((shard, epoch), 0) + seen.in_outbox[shard, epoch]
+    """Every number that an outbox gave out is still in it, or a posting or an incident accounts for it."""
+    told: dict[tuple[int, int], int] = {(shard, epoch): seq for shard, (epoch, seq) in seen.epochs.items() if epoch}
+    cursors = {(cursor.shard, cursor.epoch): cursor for cursor in ledger.outbox_cursors()}
+    for key, cursor in cursors.items():
+        told[key] = max(told.get(key, 0), cursor.seen)
+    lost = ledger.lost_numbers()
+    for (shard, epoch), seq in told.items():
+        known = cursors.get((shard, epoch))
+        numbers = [*(known.accounted if known else ()), *lost.get((shard, epoch), ()), *seen.in_outbox[shard, epoch]]
+        accounted = _count(numbers, seq)
         if accounted < seq:
-            report.findings.append(Finding(2, "events of outbox", f"shard {shard}", seq, accounted))
+            report.findings.append(Finding(2, "events of outbox", f"shard {shard}, epoch {epoch}", seq, accounted))
+
+
+def _count(numbers: Iterable[tuple[int, int]], up_to: int) -> int:
+    """How many of the numbers from 1 to `up_to` lie in one of these ranges."""
+    counted, done = 0, 0
+    for first, last in sorted(numbers):
+        last = min(last, up_to)  # noqa: PLW2901
+        if last > done:
+            counted += last - max(first - 1, done)
+            done = last
+    return counted

@@ -110,6 +110,7 @@ async def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> None:
             token_id=wanted.token_id,
             began_ms=reply.now_ms,
             epoch=reply.epoch,
+            version=reply.version,
             commands=commands,
         )
     except Unavailable as exc:

@@ -31,9 +31,14 @@ async def _note_seen(commands: Commands, settings: Settings) -> None:
     shards = range(commands.keys.shards)
     epochs = await together([commands.epoch(shard) for shard in shards])
     holds = await together([commands.open_holds(shard) for shard in shards])
+    # After the numbers: an event that is numbered by now and not in the outbox was booked, or is gone.
+    oldest = await together([commands.oldest(shard) for shard in shards])
     looks = [
-        OutboxLook(shard, state.epoch, state.seq, state.before_epoch, state.before_seq, open_holds)
-        for shard, state, open_holds in zip(shards, epochs, holds, strict=True)
+        OutboxLook(
+            *(shard, state.epoch, state.seq, state.before_epoch, state.before_seq, open_holds),
+            oldest=() if entry is None else (entry.epoch, entry.seq),
+        )
+        for shard, state, open_holds, entry in zip(shards, epochs, holds, oldest, strict=True)
         if state.epoch
     ]
     if looks:

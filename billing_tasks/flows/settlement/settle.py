@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from billing_tasks.errors import BillingError, InvalidRequest, OutboxStuck, Unavailable
+from billing_tasks.flows.account_cache import meet_server
 from billing_tasks.flows.dead_letters import record
 from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
 from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands, together
@@ -28,7 +29,7 @@ from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import OutboxPart, PostOutcome
+from billing_tasks.model.posting import OutboxPart, PostOutcome, ServerRun
 from billing_tasks.settings import Settings
 
 #: How long no ring follows after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
@@ -75,6 +76,7 @@ class _Batch:
     tokens: dict[int, TokenRow] = field(default_factory=dict)
     refused: list[record.NewDeadLetter] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of the dead letters that `refused` became
+    server: ServerRun | None = None  # who booked it
 
     @property
     def epoch(self) -> int:
@@ -208,6 +210,9 @@ async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
     for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them
         await _post_refund(event, batch)
     batch.numbers = await record.keep(batch.refused)  # before their events leave the outbox
+    server, lease = batch.server, batch.lease
+    if server is not None and (server.name != lease.ledger or server.last_version < lease.version):
+        await meet_server(server, meanwhile.d.commands)  # before their weight leaves `unposted`
 
 
 def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
@@ -241,6 +246,7 @@ async def _post(
         await _post(items[:half], batch, (seqs[0], middle - 1), meanwhile)
         await _post(items[half:], batch, (middle, seqs[1]), meanwhile)
         return
+    batch.server = answer.server
     batch.outcomes.update(answer.outcomes)
     batch.users.update((row.id, row) for row in answer.users)
     batch.tokens.update((row.id, row) for row in answer.tokens)
@@ -256,6 +262,7 @@ async def _post_refund(event: Event, batch: _Batch) -> None:
         batch.refused.append(record.of_refused_data(event, exc))
         return
     outcome = answer.outcomes[0]
+    batch.server = answer.server
     batch.outcomes[outcome] += 1
     batch.users.update((row.id, row) for row in answer.users)
     batch.tokens.update((row.id, row) for row in answer.tokens)

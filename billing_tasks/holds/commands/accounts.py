@@ -6,6 +6,7 @@ from billing_tasks.holds import outcomes
 from billing_tasks.holds.commands.command import Command, Subject, call
 from billing_tasks.holds.replies import Available, text
 from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.posting import ServerRun
 
 
 class Accounts(Subject):
@@ -19,29 +20,32 @@ class Accounts(Subject):
             "balance",
             (k.meta(shard), account),
             (),
-            lambda r: Available(text(r[0]) == outcomes.Balance.LOADED, r[1], r[2], r[3], r[4], r[5], text(r[6])),
+            lambda r: Available(text(r[0]) == outcomes.Balance.LOADED, r[1], r[2], r[3], r[4], r[5], text(r[6]), r[7]),
         )
 
-    def load_user(self, row: UserRow, *, began_ms: int, epoch: str) -> Command[outcomes.Load]:
-        """load.lua for a user"""
+    def load_user(
+        self, row: UserRow, *, began_ms: int, epoch: str, server: ServerRun | None = None
+    ) -> Command[outcomes.Load]:
+        """load.lua for a user; `server`: who says so, None if that is not known"""
         shard = self.keys.shard_of(row.id)
-        return self._load(
-            shard, self.keys.user(shard, row.id), (row.version, row.quota, user_attributes(row)), began_ms, epoch
-        )
+        key = self.keys.user(shard, row.id)
+        return self._load(shard, key, (row.version, row.quota, user_attributes(row)), began_ms, epoch, server)
 
-    def load_token(self, row: TokenRow, *, began_ms: int, epoch: str) -> Command[outcomes.Load]:
+    def load_token(
+        self, row: TokenRow, *, began_ms: int, epoch: str, server: ServerRun | None = None
+    ) -> Command[outcomes.Load]:
         """load.lua for a token, in its owner's shard"""
         shard = self.keys.shard_of(row.user_id)
         key = self.keys.token(shard, row.id)
-        return self._load(shard, key, (row.version, row.remain_quota, token_attributes(row)), began_ms, epoch)
+        return self._load(shard, key, (row.version, row.remain_quota, token_attributes(row)), began_ms, epoch, server)
 
     def _load(
-        self, shard: int, key: str, row: tuple[int, int, str], began_ms: int, epoch: str
+        self, shard: int, key: str, row: tuple[int, int, str], began_ms: int, epoch: str, server: ServerRun | None
     ) -> Command[outcomes.Load]:
         return call(
             "load",
             (self.keys.meta(shard), key),
-            (began_ms, epoch, self._idle_seconds, *row),
+            (began_ms, epoch, self._idle_seconds, *row, "" if server is None else server.name),
             lambda reply: outcomes.Load(text(reply[0])),
         )
 

@@ -25,7 +25,16 @@ class Draining(Subject):
             "lease",
             (k.drainer(shard), k.doorbell(shard), k.meta(shard)),
             (owner, lease_ms),
-            lambda r: LeaseReply(outcomes.Lease(text(r[0])), int(r[1]), text(r[2])),
+            lambda r: LeaseReply(outcomes.Lease(text(r[0])), int(r[1]), text(r[2]), text(r[3]), int(r[4])),
+        )
+
+    def new_ledger(self, shard: int, *, ledger: str, behind: int | None) -> Command[bool]:
+        """new_ledger.lua; True: what was cached counts no more"""
+        return call(
+            "new_ledger",
+            (self.keys.meta(shard),),
+            (ledger, "" if behind is None else behind),
+            lambda reply: outcomes.NewLedger(text(reply[0])) is outcomes.NewLedger.TURNED,
         )
 
     def leave(self, shard: int, *, owner: str) -> Command[outcomes.Leave]:

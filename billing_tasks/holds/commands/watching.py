@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from billing_tasks.holds import outcomes
 from billing_tasks.holds.commands.command import Command, Subject, call
-from billing_tasks.holds.replies import EpochState, HoldState, OutboxEntry, parse_entry, parse_hold, text
+from billing_tasks.holds.replies import EpochState, HoldState, OutboxEntry, parse_entry, parse_hold, read_epoch, text
 
 
 class Watching(Subject):
@@ -50,5 +50,6 @@ class Watching(Subject):
 
     def epoch(self, shard: int) -> Command[EpochState]:
         """Epoch and highest seq of the shard, and what was left of the epoch before; zeros if it was never used."""
-        words = ("HMGET", self.keys.meta(shard), "epoch", "seq", "before_epoch", "before_seq")
-        return Command(words, lambda reply: EpochState(*(int(number or 0) for number in reply)))
+        numbers = ("epoch", "seq", "before_epoch", "before_seq", "settled", "version", "loads")
+        words = ("HMGET", self.keys.meta(shard), *numbers, "ledger")
+        return Command(words, read_epoch)

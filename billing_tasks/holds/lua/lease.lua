@@ -7,12 +7,12 @@ While a drainer is at work, the doorbell is kept set: consumes need not ring, be
 
 KEYS[1] drainer   string  the owner's name
 KEYS[2] doorbell  string
-KEYS[3] meta      hash    run_id, epoch, seq
+KEYS[3] meta      hash    run_id, epoch, seq; ledger, version: PostgreSQL's run, and the highest version seen of it
 
 ARGV[1] owner
 ARGV[2] lease_ms
 
-Returns {outcome, now_ms, epoch}
+Returns {outcome, now_ms, epoch, ledger, version}; the epoch is that of loading
   ACQUIRED  the lease was free
   RENEWED   it was this drainer's
   TAKEN     another drainer is at work
@@ -20,9 +20,13 @@ Returns {outcome, now_ms, epoch}
 local drainer, doorbell, meta = KEYS[1], KEYS[2], KEYS[3]
 local owner, lease_ms = ARGV[1], ARGV[2]
 --@include fence
-local epoch = fence(meta)
+local _, epoch = fence(meta)
+local ledger, version = unpack(redis.call('HMGET', meta, 'ledger', 'version'))
+local function answer(outcome) return {outcome, now_ms, epoch, ledger or '', tonumber(version or 0)} end
+
 local current = redis.call('GET', drainer)
-if current and current ~= owner then return {'TAKEN', now_ms, epoch} end
+-- A lease that runs longer than any is of a clock that had run ahead: nobody is at work.
+if current and current ~= owner and redis.call('PTTL', drainer) <= tonumber(lease_ms) * 2 then return answer('TAKEN') end
 redis.call('SET', drainer, owner, 'PX', lease_ms)
 redis.call('SET', doorbell, '1', 'PX', lease_ms)
-return {current and 'RENEWED' or 'ACQUIRED', now_ms, epoch}
+return answer(current == owner and 'RENEWED' or 'ACQUIRED')

@@ -7,7 +7,7 @@ could both pass the check with the same quota.
 Safe to repeat: a request_id that is held already takes nothing again.
 Refused before the first write when memory is full (no allow-oom).
 
-KEYS[1] meta      hash    run_id, epoch, seq
+KEYS[1] meta      hash    run_id, epoch, seq; version
 KEYS[2] user      hash    the user's cached row, and held, unposted
 KEYS[3] token     hash    the token's cached row, and held, unposted
 KEYS[4] hold      string  the hold to open
@@ -22,14 +22,15 @@ ARGV[5] ttl_ms
 ARGV[6] backlog_limit  events
 ARGV[7] fresh_ms       an older cached row answers STALE; 0: any age will do
 
-Returns {outcome, a, b, now_ms, epoch}
+Returns {outcome, a, b, now_ms, epoch}; the epoch is that of loading
   HELD                     open now; a = expires_at_ms, b = user's available quota after it
   ALREADY_HELD             open since an earlier call; a, b as above
   HOLD_CLOSED              the same request was consumed, released or expired; a = which
   IDEMPOTENCY_CONFLICT     the request_id came before with another user, token or amount
   BACKLOG_FULL             a = events waiting
-  NOT_LOADED               the user or the token is not cached, or in an older epoch
-  STALE                    a cached row is older than fresh_ms
+  NOT_LOADED               the user or the token is not cached, or in an older epoch; a = the highest version of an
+                           account that was seen of PostgreSQL
+  STALE                    a cached row is older than fresh_ms, or of a clock that ran ahead; a likewise
   USER_DISABLED            b = age of the cached row in ms, here and below
   TOKEN_OF_ANOTHER_USER
   TOKEN_DISABLED
@@ -42,7 +43,10 @@ local request_id, user_id, token_id, amount = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl_ms, backlog_limit, fresh_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 --@include fence
 --@include hold
-local epoch = fence(meta)
+local _, epoch = fence(meta)
+local function version_seen() return tonumber(redis.call('HGET', meta, 'version') or 0) end
+-- A row can't have been read later than now, unless the clock was set back since; a little is allowed for its corrections.
+local CLOCK_SLACK_MS = 1000
 local function answer(outcome, a, b) return {outcome, a or 0, b or 0, now_ms, epoch} end
 
 local u = redis.call('HMGET', user, 'balance', 'held', 'unposted', 'facts', 'loaded_at', 'loaded_epoch')
@@ -62,9 +66,10 @@ if backlog >= backlog_limit then return answer('BACKLOG_FULL', backlog) end
 
 local t = redis.call('HMGET', token, 'balance', 'held', 'unposted', 'facts', 'loaded_at', 'loaded_epoch')
 -- Without attributes (`facts`): an older release wrote what is cached.
-if u[6] ~= epoch or t[6] ~= epoch or not (u[4] and t[4]) then return answer('NOT_LOADED') end
+if u[6] ~= epoch or t[6] ~= epoch or not (u[4] and t[4]) then return answer('NOT_LOADED', version_seen()) end
 local user_age, token_age = now_ms - u[5], now_ms - t[5]
-if fresh_ms > 0 and math.max(user_age, token_age) > fresh_ms then return answer('STALE') end
+local stale = math.max(user_age, token_age) > fresh_ms or math.min(user_age, token_age) < -CLOCK_SLACK_MS
+if fresh_ms > 0 and stale then return answer('STALE', version_seen()) end
 
 if string.match(u[4], '^%S+') ~= 'enabled' then return answer('USER_DISABLED', 0, user_age) end
 local status, owner, unlimited, expires = string.match(t[4], '^(%S+) (%d+) ([01]) (%S+)')

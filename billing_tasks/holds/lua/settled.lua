@@ -8,14 +8,16 @@ counted by the balance or by `unposted` at every moment.
 Owner and weight are read from the outbox entry itself, never from ARGV: a
 worker that mixes up its batch can't move another user's quota.
 Safe to repeat: an entry that is gone changes nothing.
+A row that was read long ago, or in another epoch, may be old: it is not cached, only what is older than it
+is forgotten.
 
-KEYS[1] meta       hash    run_id, epoch, seq
+KEYS[1] meta       hash    run_id, epoch, seq; settled: the highest number removed; version: the highest seen
 KEYS[2] outbox     stream
 KEYS[3...] accounts, users and tokens, each once
 
 ARGV[1] prefix         of this shard's keys
 ARGV[2] read_ms        this server's clock before the ledger was asked
-ARGV[3] epoch          likewise
+ARGV[3] epoch          likewise; the epoch of loading
 ARGV[4] idle_seconds
 ARGV[5] events         how many; then for each: entry id, and its event as the caller read it ('' if no script wrote it)
 ARGV[...] then for each row: key number in KEYS, version, balance, attributes (commands/accounts.py)
@@ -26,8 +28,9 @@ local meta, outbox = KEYS[1], KEYS[2]
 local prefix, read_ms, epoch, idle_seconds, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 --@include fence
 --@include entry
-local current_epoch = fence(meta)
-local same_epoch = current_epoch == epoch
+local outbox_epoch, current_epoch = fence(meta)
+-- As load.lua: a worker that was frozen comes back with rows that others have replaced since.
+local fresh = current_epoch == epoch and math.abs(now_ms - tonumber(read_ms)) <= 5000
 local declared = {}
 for i = 3, #KEYS do declared[KEYS[i]] = true end
 
@@ -70,7 +73,13 @@ local function read_same(entry, said)
   return user_id, token_id, tonumber(weight)
 end
 
-local gone, mismatched, leaving = 0, 0, {}
+local gone, mismatched, leaving, highest_seq = 0, 0, {}, 0
+-- The number of an entry that leaves, if it is one of this epoch.
+local function note_seq(id)
+  local entry_epoch, seq = string.match(id, '^(%d+)-(%d+)$')
+  if entry_epoch == outbox_epoch then highest_seq = math.max(highest_seq, tonumber(seq)) end
+end
+
 for at = 6, 4 + events * 2, 2 do
   local id = ARGV[at]
   local entry = redis.call('XRANGE', outbox, id, id)[1]
@@ -96,24 +105,34 @@ for at = 6, 4 + events * 2, 2 do
 end
 -- They are all there: nothing came between.
 local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0
+for _, id in ipairs(leaving) do note_seq(id) end
 
--- Where in ARGV the row of an account begins. The last word is for fence.
+-- What the ledger is known to have: if it comes back older, that tells how much it lost.
+local seen = redis.call('HMGET', meta, 'settled', 'version')
+if highest_seq > tonumber(seen[1] or 0) then redis.call('HSET', meta, 'settled', string.format('%.0f', highest_seq)) end
+local highest_version = tonumber(seen[2] or 0)
+local function note_version(version)
+  if tonumber(version) > highest_version then highest_version = tonumber(version) end
+end
+
+-- Where in ARGV the row of an account begins. The last two words are for fence.
 local row_of = {}
-for at = 6 + events * 2, #ARGV - 4, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
+for at = 6 + events * 2, #ARGV - 5, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
 
 -- The fields of a cached row that this row makes better, for HSET; to write those that stay costs more than a look.
 local function news(account, row, version, loaded_epoch, floor_epoch, attributes)
   if not row then return {} end
   local row_version, known_version = ARGV[row + 1], tonumber(version or 0)
-  if not same_epoch then
-    -- The row was read in another epoch, so it may be old by now; but a caller that loads the account
-    -- in this epoch must not bring less than it, or the charge would count nowhere.
+  if not fresh then
+    -- The row may be old by now; but a caller that loads the account must not bring less than it, or the
+    -- charge would count nowhere.
     local trusted = loaded_epoch == current_epoch or floor_epoch == current_epoch
     if not trusted or known_version < tonumber(row_version) then
       redis.call('HDEL', account, 'loaded_epoch')
       return {'version', row_version, 'floor_epoch', current_epoch}
     end
   elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then
+    note_version(row_version)
     local fields = {'version', row_version, 'balance', ARGV[row + 2], 'loaded_at', read_ms}
     if loaded_epoch ~= epoch then fields[7], fields[8] = 'loaded_epoch', epoch end
     if attributes ~= ARGV[row + 3] then fields[#fields + 1], fields[#fields + 2] = 'facts', ARGV[row + 3] end
@@ -138,5 +157,8 @@ for i = 3, #KEYS do
   if #fields > 0 then redis.call('HSET', account, unpack(fields)) end
   -- An account with nothing held and nothing unposted has no counters to keep: let it expire after a while.
   if tonumber(known[5] or 0) == 0 and unposted == weight then redis.call('EXPIRE', account, idle_seconds) end
+end
+if highest_version > tonumber(seen[2] or 0) then
+  redis.call('HSET', meta, 'version', string.format('%.0f', highest_version))
 end
 return {removed, gone, mismatched}

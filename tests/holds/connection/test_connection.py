@@ -53,7 +53,7 @@ def echo(word: str) -> Command[str]:
 def test_a_word_that_is_not_the_servers_never_moves_the_epoch(store: HoldStore) -> None:
     before = epoch(store)
     for word in (b"f" * 40, b"-", b"", b"nil"):
-        store._connections._idle[-1]._run_id = word
+        store._connections._idle[-1]._run.words = (word, word)
         assert epoch(store) == before
 
 

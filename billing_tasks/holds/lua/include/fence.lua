@@ -1,24 +1,43 @@
 -- The server's clock, and the shard's epoch. Included by every script that trusts what it reads.
--- An epoch is one run of one server: when its run_id is not the one in `meta`, this server was
--- restarted, restored or promoted, and what it remembers may be old. The epoch then moves on, the
--- outbox numbering starts again, and accounts cached in older epochs count as not loaded.
--- The last word of ARGV is the run_id that the caller's connection was told when it was opened. A
--- connection does not outlive its server, so that word is right if it is the one in `meta`; in any
--- other case the server is asked (INFO takes 8 us).
+-- An epoch is one run of one server as a primary: when its run_id or its replication id is not the one in `meta`,
+-- this server was restarted, restored or promoted (an old primary that is promoted again keeps its run_id, never its
+-- replication id), and what it remembers may be old. The epoch then moves on, the outbox numbering starts again, and
+-- accounts cached in older epochs count as not loaded.
+-- The last two words of ARGV are the replication id and the run_id that the caller's connection was told. They are
+-- right if they are those in `meta`; in any other case the server is asked (INFO takes 8 us).
+-- The second answer is the epoch of loading: what is cached counts only within it. It moves on with the epoch, and
+-- when PostgreSQL turns out to be another run of a server than before (new_ledger.lua counts those in `loads`).
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function fence(meta)
-  local known_run_id, epoch = unpack(redis.call('HMGET', meta, 'run_id', 'epoch'))
-  if known_run_id == ARGV[#ARGV] then return epoch end
-  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-  if known_run_id == run_id then return epoch end
-  local now_us = time[1] * 1000000 + time[2]
-  local before = epoch
-  epoch = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now_us))
+local function new_epoch(meta, before)
+  local now_us, least = time[1] * 1000000 + time[2], (tonumber(before) or 0) + 1
+  if not before then
+    -- `meta` was lost, the outbox perhaps was not: ids of a stream only grow.
+    local last = redis.pcall('XREVRANGE', string.gsub(meta, 'meta$', 'outbox'), '+', '-', 'COUNT', 1)
+    if last[1] then least = tonumber(string.match(last[1][1], '^%d+')) + 1 end
+  end
+  local epoch = string.format('%.0f', math.max(least, now_us))
   -- What this server remembers of the epoch before, so that the ledger can tell how much of it is missing.
   local seq = redis.call('HGET', meta, 'seq')
   if before then redis.call('HSET', meta, 'before_epoch', before, 'before_seq', seq or 0) end
-  redis.call('HSET', meta, 'run_id', run_id, 'epoch', epoch, 'seq', 0)
+  redis.call('HSET', meta, 'epoch', epoch, 'seq', 0)
+  redis.call('HDEL', meta, 'settled')
   return epoch
+end
+
+local function ask_server(meta, known_run_id, known_replid, epoch)
+  local info = redis.call('INFO', 'server', 'replication')
+  local run_id, replid = string.match(info, 'run_id:(%x+)'), string.match(info, 'master_replid:(%x+)')
+  if known_run_id == run_id and known_replid == replid then return epoch end
+  -- Release 0.2.0 noted no replication id; of the same run, it may be the one of today.
+  if known_run_id ~= run_id or known_replid then epoch = new_epoch(meta, epoch) end
+  redis.call('HSET', meta, 'run_id', run_id, 'replid', replid)
+  return epoch
+end
+
+local function fence(meta)
+  local run_id, replid, epoch, loads = unpack(redis.call('HMGET', meta, 'run_id', 'replid', 'epoch', 'loads'))
+  if run_id ~= ARGV[#ARGV] or replid ~= ARGV[#ARGV - 1] then epoch = ask_server(meta, run_id, replid, epoch) end
+  return epoch, loads and epoch .. '.' .. loads or epoch
 end

@@ -13,4 +13,10 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), __file__)
+    run_sql(
+        op.get_bind(),
+        __file__,
+        "outbox_accounts",
+        "server_run",
+        "guard_versions",
+    )
