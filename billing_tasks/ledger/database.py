@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from billing_tasks.errors import BadSettings
+from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.ledger.failures import connection_lost, in_the_way, read_only, translate
 from billing_tasks.settings import Settings
 
@@ -44,6 +44,7 @@ class Database:
             # No pre-ping: it costs a round trip per call. A dead connection is replaced in `_repeat`.
             pool_pre_ping=False,
         )
+        sa.event.listen(self._engine, "connect", _note_unconfirmed)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def statement(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[Record]:
@@ -51,7 +52,9 @@ class Database:
 
         def attempt() -> list[Record]:
             with self._autocommit.connect() as connection:
-                return list(connection.execute(statement, parameters or {}).all())
+                rows = list(connection.execute(statement, parameters or {}).all())
+                _check_confirmed(connection.info)
+            return rows
 
         return self._repeat(attempt, after_loss=lambda: True)
 
@@ -67,8 +70,9 @@ class Database:
             nonlocal committing
             committing = False
             with self._engine.begin() as connection:
-                result = work(connection)
+                result, info = work(connection), connection.info
                 committing = True
+            _check_confirmed(info)
             return result
 
         return self._repeat(attempt, after_loss=lambda: repeatable or not committing)
@@ -105,6 +109,25 @@ class Database:
     def dispose_after_fork(self) -> None:
         """Forget connections inherited from the parent without closing them: they are the parent's."""
         self._engine.dispose(close=False)
+
+
+def _note_unconfirmed(connection: psycopg.Connection[Any], record: Any) -> None:
+    """Have the pool's record of a new connection say when a COMMIT did not wait for the standby that it should have."""
+
+    def noticed(diagnostic: psycopg.errors.Diagnostic) -> None:
+        # By the function, because the text is translated and the SQLSTATE is that of any warning.
+        if diagnostic.source_function == "SyncRepWaitForLSN":
+            record.info["unconfirmed"] = True
+
+    connection.add_notice_handler(noticed)
+
+
+def _check_confirmed(info: dict[Any, Any]) -> None:
+    """A COMMIT whose wait for a standby was cancelled answers success; a failover may undo it all the same."""
+    if info.pop("unconfirmed", False):
+        raise Unavailable(
+            "PostgreSQL committed, but did not wait until a standby had it. It may be gone after a failover."
+        )
 
 
 def creator(database_url: str, *, options: str = "", **defaults: int) -> Callable[[], psycopg.Connection[Any]]:

@@ -20,10 +20,11 @@ from billing_tasks.model.ids import shorten
 from billing_tasks.model.posting import ServerRun
 
 _ACCOUNTS: Final = sa.text(
-    "select (select json_agg(billing.user_row(u))::text from billing.users as u"
+    f"select {columns.SERVER_RUN},"  # noqa: S608 - no word of it comes from outside
+    " (select json_agg(billing.user_row(u))::text from billing.users as u"
     " where u.id = cast(:user_id as bigint)) as users,"
     " (select json_agg(billing.token_row(t))::text from billing.tokens as t"
-    " where t.id = cast(:token_id as bigint)) as tokens, " + columns.SERVER_RUN
+    " where t.id = cast(:token_id as bigint)) as tokens"
 )
 _ENTRY: Final = tuple(Entry.__table__.columns)
 #: What the times of an EntryFilter are compared with.

@@ -55,6 +55,19 @@ class OwnValkey:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(f"{self.url}?db=1")
 
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1, once it listens."""
+        return int(self.client().config_get("port")["port"])  # type: ignore[index]
+
+    def listen(self) -> None:
+        """Also over TCP, as replication needs it."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        self.client().config_set("port", port)
+        self.client().config_set("repl-diskless-sync-delay", 0)
+
     def crash(self) -> None:
         """kill -9, and started again on what is in its file."""
         self.server.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from billing_tasks import Bookkeeper, Settings, errors
 from billing_tasks.flows.effects import Effect
 from billing_tasks.flows.settlement import settle
 from billing_tasks.flows.settlement.ring import ring_stale
+from billing_tasks.holds.connection.connection import IDLE_SECONDS
 from tests.conftest import CHANNEL, Billing, MakeBilling
 from tests.faults.breaking import OwnValkey
 from tests.faults.conftest import MakeValkey
@@ -53,19 +53,9 @@ def flushed(billing: Billing, own: OwnValkey, _: MakeBilling, __: MakeValkey) ->
 
 
 def promoted_replica(billing: Billing, own: OwnValkey, make_billing: MakeBilling, make_valkey: MakeValkey) -> Return:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     replica = make_valkey()
-    own.client().config_set("port", port)
-    own.client().config_set("repl-diskless-sync-delay", 0)
-    replica.client().replicaof("127.0.0.1", port)  # type: ignore[no-untyped-call]
-
-    def offset(valkey: OwnValkey) -> int:
-        return int(valkey.client().info("replication")["master_repl_offset"])  # type: ignore[index]
-
-    eventually(lambda: replica.client().info("replication").get("master_link_status") == "up")  # type: ignore[union-attr]
-    eventually(lambda: offset(replica) == offset(own), what="the replica has everything")
+    own.listen()
+    replicate(replica, own)
     replica.client().replicaof("NO", "ONE")  # type: ignore[no-untyped-call]  # cut off; what is written from now on it misses
     own.client().config_set("port", 0)
     return lambda: make_billing(redis_url=replica.url, shards=2)
@@ -265,3 +255,43 @@ def test_redis_lost_between_any_two_steps_of_a_drainer_books_nothing_twice(
     assert billing.available(payer[0]) == (1000 if lost else 600)
     with pytest.raises(errors.InsufficientUserQuota):
         billing.reserve(payer, 1001 if lost else 601)
+
+
+def test_an_old_primary_that_is_promoted_again_is_another_one(
+    billing: Billing, own: OwnValkey, make_valkey: MakeValkey
+) -> None:
+    """It keeps its run_id and the gateway's connection, but not what it was told before it was demoted."""
+    payer = billing.payer(1000)
+    billing.use(billing.reserve(payer, 10), 10)
+    billing.settle()
+    other = make_valkey()
+    for one in (own, other):
+        one.listen()
+    replicate(other, own)
+    other.client().replicaof("NO", "ONE")  # type: ignore[no-untyped-call]  # what is written from now on it misses
+    billing.use(billing.reserve(payer, 600), 600)
+    billing.reserve(payer, 100)
+    look(billing)
+    replicate(own, other)
+    own.client().replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+    for connection in billing.runtime.holds._connections._idle:
+        connection._run._answered -= IDLE_SECONDS  # time passes
+    assert billing.available(payer[0]) == 990
+    look(billing)
+    incident, *_ = billing.runtime.ledger.incidents()  # its first replica gave it a new name, too
+    assert (incident.kind, incident.events_bound) == ("rewind", 1)
+
+
+def replicate(replica: OwnValkey, primary: OwnValkey) -> None:
+    """Make it a replica, and wait until it has everything."""
+    replica.client().replicaof("127.0.0.1", primary.port)  # type: ignore[no-untyped-call]
+
+    def offset(valkey: OwnValkey) -> int:
+        return int(valkey.client().info("replication")["master_repl_offset"])  # type: ignore[index]
+
+    eventually(lambda: replica.client().info("replication").get("master_link_status") == "up")  # type: ignore[union-attr]
+    eventually(lambda: offset(replica) == offset(primary), what="the replica has everything")
+
+
+def look(billing: Billing) -> None:
+    billing.runtime.run(ring_stale(commands=billing.runtime.commands, settings=billing.settings))

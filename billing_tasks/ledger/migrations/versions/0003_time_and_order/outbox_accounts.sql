@@ -72,6 +72,7 @@ language plpgsql
 as $$
 declare
     v_previous billing.outbox_cursors;
+    v_missing  int8multirange;
 begin
     select * into v_previous from billing.outbox_cursors
     where shard = p_shard and epoch <> p_epoch and current_from is not null and ended_at is null;
@@ -79,11 +80,12 @@ begin
     where shard = p_shard and epoch <> p_epoch and ended_at is null;
     update billing.outbox_cursors set current_from = clock_timestamp(), ended_at = null
     where shard = p_shard and epoch = p_epoch;
+    -- Until then all of it that is not accounted for may be gone.
+    v_missing := billing.unaccounted(p_shard, v_previous.epoch, v_previous.seen);
     insert into billing.incidents (
-        shard, epoch, of_epoch, kind, from_seq, to_seq, events_bound, events_at_most, unseen_from, unseen_to, note)
+        shard, epoch, of_epoch, kind, from_seq, to_seq, lost, events_bound, events_at_most, unseen_from, unseen_to, note)
     select p_shard, p_epoch, v_previous.epoch, 'new_epoch', v_previous.posted + 1, v_previous.seen,
-           billing.numbers_in(billing.unaccounted(p_shard, v_previous.epoch, v_previous.seen)),
-           v_previous.backlog_limit + v_previous.open_holds,
+           v_missing, billing.numbers_in(v_missing), v_previous.backlog_limit + v_previous.open_holds,
            greatest(v_previous.updated_at, v_previous.looked_at),
            -- An epoch is the server's clock in microseconds, or one more than the last.
            greatest(to_timestamp(p_epoch / 1000000.0), v_previous.updated_at, v_previous.looked_at),
@@ -237,15 +239,16 @@ begin
         -- A life in between that nobody looked at: it began with all of the one before, or said otherwise itself.
         when p_before_epoch > v_previous.epoch then v_previous.seen
         else 0 end;
-    v_lost := (v_incident.lost + billing.numbers(v_kept + 1, v_previous.seen) * billing.unaccounted(p_shard, v_previous.epoch, v_previous.seen))
-              - v_previous.accounted;
+    v_lost := (v_incident.lost + billing.unaccounted(p_shard, v_previous.epoch, v_previous.seen))
+              * billing.numbers(v_kept + 1, v_previous.seen) - v_previous.accounted;
     v_kind := case when v_kept < v_previous.seen then 'rewind' else 'new_epoch' end;
     update billing.incidents
     set kind = v_kind,
         from_seq = v_kept + 1, to_seq = v_previous.seen, lost = v_lost, events_bound = billing.numbers_in(v_lost),
         note = case
             when v_kept >= v_previous.seen then 'Redis came back with all that was known of it'
-            when v_kept = 0 then 'Redis came back empty'
+            when v_kept = 0 and coalesce(nullif(p_before_epoch, 0), v_previous.epoch) = v_previous.epoch
+                then 'Redis came back empty'
             else 'Redis came back with an older outbox' end || '; the epoch before was ' || v_previous.epoch
     where id = v_incident.id
       and (kind, from_seq, to_seq, lost, events_bound)
