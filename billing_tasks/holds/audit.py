@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from billing_tasks.holds.commands import Command, Pipeline, call
+from billing_tasks.holds.commands.watching import LONGEST_TTL_MS
 from billing_tasks.holds.repairs import MOST_IN_A_SHARD, ForgetAccount, RecountAccount, Repair, RescheduleHold
 from billing_tasks.holds.replies import OutboxEntry, parse_entry, parse_hold
 from billing_tasks.holds.store import HoldStore
 
 #: Keys or entries per round trip.
 PAGE = 1000
+#: As in reserve.lua.
+CLOCK_SLACK_MS = 1000
 
-_FIELDS = ("held", "unposted", "balance", "version", "loaded_epoch", "floor_epoch")
+_FIELDS = ("held", "unposted", "balance", "version", "loaded_epoch", "floor_epoch", "loaded_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class CachedAccount:
     unposted: int
     balance: int | None
     version: int | None
+    loaded_at_ms: int  # by Redis's clock; 0: nothing is cached
 
     @property
     def forget(self) -> ForgetAccount:
@@ -85,9 +89,12 @@ def audit(store: HoldStore) -> Snapshot:
             _add_number(seen.in_outbox[shard, entry.epoch], entry.seq)
             weights["user", shard, entry.user_id] += entry.weight
             weights["token", shard, entry.token_id] += entry.weight
-        due.update(member.decode() for member in store.send(_raw("ZRANGE", keys.due(shard), 0, -1)))
+        listed = store.send(_raw("ZRANGE", keys.due(shard), 0, -1, "WITHSCORES"))
+        due.update(member.decode() for member in listed[::2])
+        _hold_due_too_late(store, seen, shard, dict(zip(listed[::2], listed[1::2], strict=True)))
     accounts = _scan(store, seen, due, holds)
     seen.accounts = list(accounts.values())
+    _cached_in_the_future(store, seen)
     leaving = _leaving(store, seen.accounts)
     for key in holds.keys() | weights.keys() | accounts.keys():
         account = accounts.get(key)
@@ -160,6 +167,17 @@ def _scan(
             return accounts
 
 
+def _hold_due_too_late(store: HoldStore, seen: Snapshot, shard: int, due: dict[bytes, bytes]) -> None:
+    """Holds that were made while the clock had run ahead."""
+    latest = store.send(store.commands.server_time()) + LONGEST_TTL_MS
+    for member, expires_at in due.items():
+        if float(expires_at) > latest:
+            request_id = member.decode()
+            repair = RescheduleHold(shard, request_id)
+            what = "hold that is due too late, in ms since 1970"
+            seen.off.append(Discrepancy(what, request_id, latest, int(float(expires_at)), repair))
+
+
 def _count_hold(
     store: HoldStore,
     seen: Snapshot,
@@ -197,7 +215,17 @@ def _cached(seen: Snapshot, shard: int, which: str, account_id: int, reply: list
         balance if loaded else None,
         # Without a cached row this epoch may still know that less than this version is old.
         version if loaded or floor_epoch == epoch else None,
+        (_number(reply[6]) or 0) if loaded else 0,
     )
+
+
+def _cached_in_the_future(store: HoldStore, seen: Snapshot) -> None:
+    """Rows that were cached while the clock had run ahead: their age would keep them fresh for as long."""
+    latest = store.send(store.commands.server_time()) + CLOCK_SLACK_MS
+    for account in seen.accounts:
+        if account.loaded_at_ms > latest:
+            what = f"{account.which} cached in the future, in ms since 1970"
+            seen.off.append(Discrepancy(what, str(account.id), latest, account.loaded_at_ms, account.forget))
 
 
 def _number(value: bytes | None) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from billing_tasks.holds.commands import Command, Commands, call
-from billing_tasks.holds.outcomes import Forget, Reschedule
+from billing_tasks.holds.outcomes import Forget
 from billing_tasks.holds.replies import text
 from billing_tasks.settings import Settings
 
@@ -60,16 +60,14 @@ class ForgetAccount:
 
 @dataclass(frozen=True, slots=True)
 class RescheduleHold:
-    """Have a hold that no sweep would find expire after the usual ttl."""
+    """Have a hold that no sweep would find in time expire after the usual ttl."""
 
     shard: int
     request_id: str
 
-    def command(self, commands: Commands, settings: Settings) -> Command[bool]:
-        """reschedule.lua; True: it is listed now"""
-        keys = (commands.keys.hold(self.shard, self.request_id), commands.keys.due(self.shard))
-        arguments = (self.request_id, settings.hold_ttl_seconds * 1000)
-        return call("reschedule", keys, arguments, lambda reply: text(reply[0]) == Reschedule.RESCHEDULED)
+    def command(self, commands: Commands, settings: Settings) -> Command[bool]:  # noqa: ARG002 - all repairs alike
+        """reschedule.lua; True: it expires after the ttl now"""
+        return commands.reschedule(self.shard, self.request_id)
 
     def __str__(self) -> str:
         return f"let the hold of request {self.request_id} expire after its ttl"

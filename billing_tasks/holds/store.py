@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from billing_tasks.errors import BadSettings, Unavailable
-from billing_tasks.holds.commands import Command, Commands, Layout, Pipeline
+from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, Command, Commands, Layout, Pipeline
 from billing_tasks.holds.connection.connection import Connection
 from billing_tasks.holds.connection.pool import ConnectionPool
 from billing_tasks.holds.keys import Keys, keys_of_layout
@@ -31,6 +31,8 @@ def commands_for(settings: Settings) -> Commands:
             doorbell_ms=settings.doorbell_ms,
             tombstone_ms=settings.tombstone_seconds * 1000,
             idle_seconds=settings.idle_seconds,
+            hold_ttl_ms=settings.hold_ttl_seconds * 1000,
+            longest_ring_ms=2 * max(settings.doorbell_ms, settings.lease_ms, QUIET_AFTER_FAILURE_MS),
         )
     )
 

@@ -21,6 +21,7 @@ AT_ONCE = 100
 async def expire_shard(shard: int, *, commands: Commands, limit: int = 10_000) -> int:
     """Release up to `limit` holds that are due; returns how many expired. Raises Unavailable."""
     expired = 0
+    await _reschedule(shard, commands)
     while expired < limit:
         now_ms = await commands.server_time()
         request_ids = await commands.due(shard, now_ms=now_ms, limit=AT_ONCE)
@@ -31,6 +32,13 @@ async def expire_shard(shard: int, *, commands: Commands, limit: int = 10_000) -
         if not done[Expire.EXPIRED] and not done[Expire.CLOSED]:
             break  # all renewed meanwhile
     return expired
+
+
+async def _reschedule(shard: int, commands: Commands) -> None:
+    """Holds that were made while Redis's clock had run ahead, perhaps by years, are due after a ttl from now."""
+    now_ms = await commands.server_time()
+    late = await commands.due_too_late(shard, now_ms=now_ms, limit=AT_ONCE)
+    await together([commands.reschedule(shard, request_id) for request_id in late])
 
 
 async def _expire(shard: int, request_ids: list[str], commands: Commands) -> Counter[Expire]:

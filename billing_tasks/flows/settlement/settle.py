@@ -22,7 +22,7 @@ from billing_tasks.errors import BillingError, InvalidRequest, OutboxStuck, Unav
 from billing_tasks.flows.account_cache import meet_server
 from billing_tasks.flows.dead_letters import record
 from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
-from billing_tasks.holds.commands import SETTLED_AT_ONCE, Commands, together
+from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, SETTLED_AT_ONCE, Commands, together
 from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
 from billing_tasks.ledger.failures import LedgerRefusedData
@@ -31,10 +31,6 @@ from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import OutboxPart, PostOutcome, ServerRun
 from billing_tasks.settings import Settings
-
-#: How long no ring follows after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
-#: time-out): with 10 s each shard gained another retrying drainer every 20 s for as long as PostgreSQL was away.
-QUIET_AFTER_FAILURE_MS = 60_000
 
 
 @dataclass(slots=True)

@@ -6,11 +6,12 @@ draining.py  settling an outbox     watching.py  what is due, what waits
 
 from billing_tasks.holds.commands.accounts import Accounts, token_attributes, user_attributes
 from billing_tasks.holds.commands.command import Command, Layout, Pipeline, call, together
-from billing_tasks.holds.commands.draining import SETTLED_AT_ONCE, Draining
+from billing_tasks.holds.commands.draining import QUIET_AFTER_FAILURE_MS, SETTLED_AT_ONCE, Draining
 from billing_tasks.holds.commands.requests import Requests
 from billing_tasks.holds.commands.watching import Watching
 
 __all__ = [
+    "QUIET_AFTER_FAILURE_MS",
     "SETTLED_AT_ONCE",
     "Command",
     "Commands",

@@ -58,6 +58,8 @@ class Layout:
     doorbell_ms: int
     tombstone_ms: int
     idle_seconds: int
+    hold_ttl_ms: int
+    longest_ring_ms: int  # no doorbell is meant to stay set for longer
 
 
 class Subject:
@@ -69,3 +71,5 @@ class Subject:
         self._doorbell_ms = layout.doorbell_ms
         self._tombstone_ms = layout.tombstone_ms
         self._idle_seconds = layout.idle_seconds
+        self._hold_ttl_ms = layout.hold_ttl_ms
+        self._longest_ring_ms = layout.longest_ring_ms

@@ -14,6 +14,10 @@ from billing_tasks.model.account import TokenRow, UserRow
 #: settled.lua with 500 events blocks Redis for 2.8 ms (measured); 100 stay below one.
 SETTLED_AT_ONCE = 100
 
+#: How long no ring follows after a drainer gave up on PostgreSQL. Longer than its own retry ever waits (30 s and a
+#: time-out): with 10 s each shard gained another retrying drainer every 20 s for as long as PostgreSQL was away.
+QUIET_AFTER_FAILURE_MS = 60_000
+
 
 class Draining(Subject):
     """Scripts that a worker runs to settle a shard."""

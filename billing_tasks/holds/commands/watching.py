@@ -8,6 +8,9 @@ from billing_tasks.holds import outcomes
 from billing_tasks.holds.commands.command import Command, Subject, call
 from billing_tasks.holds.replies import EpochState, HoldState, OutboxEntry, parse_entry, parse_hold, read_epoch, text
 
+#: The longest that a hold may be kept without being renewed (settings.py), in milliseconds.
+LONGEST_TTL_MS = 86_400_000
+
 
 class Watching(Subject):
     """Looks at shards."""
@@ -20,6 +23,21 @@ class Watching(Subject):
         """Request ids of holds that are due, oldest first."""
         words = ("ZRANGE", self.keys.due(shard), "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
         return Command(words, lambda reply: [text(member) for member in reply])
+
+    def due_too_late(self, shard: int, *, now_ms: int, limit: int) -> Command[list[str]]:
+        """Request ids of holds that are due later than any ttl allows: the clock was set back since."""
+        latest = f"({now_ms + LONGEST_TTL_MS}"
+        words = ("ZRANGE", self.keys.due(shard), latest, "+inf", "BYSCORE", "LIMIT", 0, limit)
+        return Command(words, lambda reply: [text(member) for member in reply])
+
+    def reschedule(self, shard: int, request_id: str) -> Command[bool]:
+        """reschedule.lua; True: it is due after the usual ttl now"""
+        return call(
+            "reschedule",
+            (self.keys.hold(shard, request_id), self.keys.due(shard)),
+            (request_id, self._hold_ttl_ms, LONGEST_TTL_MS),
+            lambda reply: outcomes.Reschedule(text(reply[0])) is outcomes.Reschedule.RESCHEDULED,
+        )
 
     def holds(self, shard: int, request_ids: Sequence[str]) -> Command[list[HoldState | None]]:
         """Several holds at once."""
@@ -44,7 +62,7 @@ class Watching(Subject):
         return call(
             "ring",
             (self.keys.doorbell(shard),),
-            (self._doorbell_ms,),
+            (self._doorbell_ms, self._longest_ring_ms),
             lambda reply: outcomes.Ring(text(reply[0])) is outcomes.Ring.RUNG,
         )
 

@@ -4,17 +4,20 @@ ring: claim the right to call a drainer, for an outbox that perhaps no drainer w
 
 Why a script: a server whose memory is full refuses a plain SET, and then a ring
 that was lost would never be repeated for the outbox that fills the memory.
+A doorbell that stays set for longer than any caller means it to is of a clock that had run ahead.
 
 KEYS[1] doorbell  string  set: a drainer was called or is at work
 
 ARGV[1] doorbell_ms
+ARGV[2] longest_ms   no doorbell is meant to stay set for longer
 
 Returns {outcome}
   RUNG      the caller is to call a drainer
   ATTENDED  a drainer was called within doorbell_ms, or is at work
 ]]
 local doorbell = KEYS[1]
-local doorbell_ms = ARGV[1]
+local doorbell_ms, longest_ms = ARGV[1], tonumber(ARGV[2])
 --@include outbox
+if redis.call('PTTL', doorbell) > longest_ms then redis.call('DEL', doorbell) end
 if ring(doorbell, doorbell_ms) == 1 then return {'RUNG'} end
 return {'ATTENDED'}
