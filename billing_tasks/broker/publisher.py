@@ -20,8 +20,9 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from billing_tasks.broker import guards
-from billing_tasks.broker.names import EXPIRE_HOLDS, RING_STALE, SETTLE, broker_config
+from billing_tasks.broker.names import EXPIRE_HOLDS, RING_STALE, SENT_AT_MS, SETTLE, broker_config
 from billing_tasks.errors import Unavailable
+from billing_tasks.model.ids import now_ms
 from billing_tasks.settings import Settings, redact
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Publisher:
         if time.monotonic() < self._away_until:
             raise Unavailable(f"{away}: it was away a moment ago")
         try:
-            self.app.send_task(task, kwargs=kwargs, task_id=task_id)
+            self.app.send_task(task, kwargs=kwargs, task_id=task_id, headers={SENT_AT_MS: now_ms()})
         except (KombuError, RedisError, OSError) as exc:
             self._away_until = time.monotonic() + RETRY_SECONDS
             raise Unavailable(f"{away}: {exc}") from exc

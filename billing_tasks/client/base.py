@@ -11,7 +11,7 @@ from billing_tasks.flows.requests import consume, refund, release, renew, reserv
 from billing_tasks.flows.requests.balance import available_quota
 from billing_tasks.holds.commands import Commands
 from billing_tasks.model.consume_log import ConsumeLog
-from billing_tasks.model.ids import check_request_id, new_request_id, shorten
+from billing_tasks.model.ids import check_new_request_id, check_request_id, new_request_id, shorten
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt, Reservation
 from billing_tasks.model.validation import check_int, check_text
@@ -63,7 +63,7 @@ class BookkeeperBase:
     ) -> Flow[Reservation]:
         ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds
         wanted = reserve.Wanted(
-            request_id=new_request_id() if request_id is None else check_request_id(request_id),
+            request_id=new_request_id() if request_id is None else check_new_request_id(request_id),
             user_id=check_int("user_id", user_id, 1),
             token_id=check_int("token_id", token_id, 1),
             amount=check_int("quota", quota, 0),

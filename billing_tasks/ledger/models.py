@@ -7,7 +7,7 @@ a test compares the two. Change a table by a new revision, then here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -197,6 +197,14 @@ class IncidentRecord(Base):
     closed_at: Mapped[datetime | None]
     closed_by: Mapped[str] = mapped_column(server_default="")
     comment: Mapped[str] = mapped_column(server_default="")
+
+
+class ArchivedMonth(Base):
+    __tablename__ = "archived_months"
+
+    month: Mapped[date] = mapped_column(sa.Date(), primary_key=True)
+    archived_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    note: Mapped[str] = mapped_column(server_default="")
 
 
 class DeadLetterRecord(Base):

@@ -11,8 +11,15 @@ from billing_tasks.ledger.part import Part
 _MAINTAIN: Final = sa.text("select billing.maintain_partitions()")
 
 
+_IS_ARCHIVED: Final = sa.text("select billing.is_archived(cast(:request_id as uuid))")
+
+
 class Partitions(Part):
     """Sees to it that every id we accept has a partition."""
+
+    def is_archived(self, request_id: str) -> bool:
+        """True if the month of this id takes no entries any more: it was archived, or is from before the ledger."""
+        return bool(self._db.statement(_IS_ARCHIVED, {"request_id": request_id})[0][0])
 
     def maintain_partitions(self) -> int:
         """Make the months from 31 days back to three months ahead that are missing; how many that were.

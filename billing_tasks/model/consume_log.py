@@ -92,7 +92,7 @@ class ConsumeLog(BaseModel):
     pre_consumed_quota: Quota = Field(0, description="as the reference reports it; nothing computes with it")
 
     request_id: Annotated[str, BeforeValidator(check_request_id)] = Field(
-        description="a UUIDv7, not older than 31 days, not more than 5 minutes ahead"
+        description="a UUIDv7; its time picks the ledger's month"
     )
     client_key: _text(200) = Field("", description="an id of the caller's own")  # type: ignore[valid-type]
     group: _text(64) = "default"  # type: ignore[valid-type]

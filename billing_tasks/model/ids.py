@@ -1,7 +1,9 @@
 """Request ids: UUID version 7 (RFC 9562, section 5.7), minted here unless the caller brings one.
 
 The time inside the id is when the quota was reserved and picks the ledger's
-monthly partition, so an id is refused if it is dated outside the partitions.
+monthly partition, so an id is refused where it enters, when quota is reserved, if it is dated outside the partitions.
+After that its date is never looked at again: this machine's clock may be set while the request runs, and what was used
+must be booked, released or refunded all the same. Whether its month still takes entries the ledger says.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from uuid import UUID
 
 from billing_tasks.errors import InvalidRequest
 
-#: Ids older than this are refused; `maintain_partitions` keeps months for at least as long.
+#: Quota is not reserved for ids older than this; `maintain_partitions` keeps months for at least as long.
 MAX_AGE_DAYS = 31
 #: Clocks of gateways may differ by this much.
 MAX_AHEAD_SECONDS = 300
@@ -53,20 +55,26 @@ def reserved_at_ms(request_id: str) -> int:
     return int(request_id[:8] + request_id[9:13], 16)
 
 
-def check_request_id(request_id: object, *, field: str = "request_id") -> str:
-    """The id in canonical form, or InvalidRequest with the rule it breaks."""
-    text = str(request_id).lower() if isinstance(request_id, str | UUID) else ""
-    if not _CANONICAL.fullmatch(text):
-        raise InvalidRequest(
-            f"{field} must be a UUID of version 7, got {shorten(request_id)}. "
-            "Leave it out to have one minted; an id of your own goes into client_key."
-        )
+def check_new_request_id(request_id: object, *, field: str = "request_id") -> str:
+    """An id that quota is to be reserved for, in canonical form. Raises InvalidRequest, also for its date."""
+    text = check_request_id(request_id, field=field)
     age_seconds = time.time() - reserved_at_ms(text) / 1000
     if age_seconds > MAX_AGE_DAYS * 86_400:
         raise InvalidRequest(f"{field} {text} is dated more than {MAX_AGE_DAYS} days back; mint a new one.")
     if age_seconds < -MAX_AHEAD_SECONDS:
         raise InvalidRequest(
             f"{field} {text} is dated more than {MAX_AHEAD_SECONDS} seconds ahead; check the clock that minted it."
+        )
+    return text
+
+
+def check_request_id(request_id: object, *, field: str = "request_id") -> str:
+    """An id in canonical form, of whatever date: what was accepted once stays valid. Raises InvalidRequest."""
+    text = str(request_id).lower() if isinstance(request_id, str | UUID) else ""
+    if not _CANONICAL.fullmatch(text):
+        raise InvalidRequest(
+            f"{field} must be a UUID of version 7, got {shorten(request_id)}. "
+            "Leave it out to have one minted; an id of your own goes into client_key."
         )
     return text
 

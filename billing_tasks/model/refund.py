@@ -18,6 +18,7 @@ class RefundRequest:
     reason: str = ""
     quota: int | None = None  # of a charge; None: all that is left of it
     refund_id: str = ""  # of a charge; "": the request's one default refund
+    asked_at_ms: int | None = None  # since 1970; None: now
 
     @property
     def event(self) -> Event:
@@ -34,6 +35,7 @@ class RefundRequest:
             whole=self.quota is None,
             refund_id=refund_id,
             content=self.reason,
+            used_at_ms=self.asked_at_ms,
         )
 
     @property

@@ -17,6 +17,7 @@ from billing_tasks.broker import names
 from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.requests import expire, intake
 from billing_tasks.flows.settlement import ring, settle
+from billing_tasks.model.consume_log import MAX_MOMENT_MS
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.runtime import runtime
 from billing_tasks.worker.app import app
@@ -82,6 +83,12 @@ def consume_one(
     }
 
 
+def _sent_at_ms(request: Any) -> int | None:
+    """When one of our gateways sent the message; None: another program did, or an older release."""
+    sent = (request.get("headers") or {}).get(names.SENT_AT_MS, request.get(names.SENT_AT_MS))
+    return sent if type(sent) is int and 0 <= sent <= MAX_MOMENT_MS else None
+
+
 @app.task(base=BillingTask, bind=True, name=names.REFUND, max_retries=None)
 def refund_one(
     self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
@@ -92,7 +99,8 @@ def refund_one(
     if dead_letter is not None:
         return _attempt(dead_letter, attempt, payload)
     r = runtime()
-    receipt = r.run(intake.refund_message(payload, task_id=self.request.id, commands=r.commands))
+    sent_at_ms = _sent_at_ms(self.request)
+    receipt = r.run(intake.refund_message(payload, task_id=self.request.id, commands=r.commands, sent_at_ms=sent_at_ms))
     return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
 
 

@@ -7,7 +7,7 @@ what it knows about the request makes the sentence.
 from __future__ import annotations
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.flows.dead_letters.answers import WHY, Preview, Previews
+from billing_tasks.flows.dead_letters.answers import ARCHIVED, WHY, WHY_ARCHIVED, Preview, Previews
 from billing_tasks.flows.dead_letters.record import event_of, reason_of
 from billing_tasks.flows.dead_letters.select import excluded_reasons, select_dead_letters
 from billing_tasks.flows.effects import InLedger
@@ -46,6 +46,8 @@ async def preview(number: int, *, commands: Commands) -> Preview:
         return found(str(PostOutcome.CONFLICT), f"{WHY[PostOutcome.CONFLICT]} Refused for ever.")
     try:
         event = event_of(dead_letter)
+        if await InLedger(Ledger.is_archived, event.request_id):
+            return found(ARCHIVED, f"refused: {WHY_ARCHIVED}")
         shard = commands.keys.shard_of(event.user_id)
         post_preview = await InLedger(Ledger.preview, shard, event)
     except InvalidRequest as exc:

@@ -15,7 +15,7 @@ import msgspec
 from billing_tasks.broker import decode
 from billing_tasks.broker.names import CONSUME, REFUND
 from billing_tasks.errors import BillingError, InvalidRequest
-from billing_tasks.flows.dead_letters.answers import FOR_EVER, MALFORMED, WHY
+from billing_tasks.flows.dead_letters.answers import ARCHIVED, FOR_EVER, MALFORMED, WHY, WHY_ARCHIVED
 from billing_tasks.flows.effects import Enqueue, InLedger
 from billing_tasks.holds.replies import OutboxEntry, parse_entry
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
@@ -26,6 +26,9 @@ from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.fingerprint import fingerprint
 from billing_tasks.model.ids import check_request_id
 from billing_tasks.model.posting import PostOutcome
+
+#: What is said of an event whose month is archived, too.
+BY_MONTH = frozenset({NO_PARTITION, str(PostOutcome.NO_CHARGE)})
 
 #: First and longest wait before an automatic retry; it doubles in between.
 FIRST_WAIT_SECONDS = 10
@@ -66,6 +69,17 @@ def of_refused_data(event: Event, error: LedgerRefusedData) -> NewDeadLetter:
     return of_event(event, reason_of(error), error.message)
 
 
+async def of_refusal(event: Event, refusal: PostOutcome | LedgerRefusedData) -> NewDeadLetter:
+    """The dead letter of an event that the ledger did not book, with the reason that a look at its month gives."""
+    if isinstance(refusal, LedgerRefusedData):
+        new = of_refused_data(event, refusal)
+    else:
+        new = of_outcome(event, refusal)
+    if new.reason in BY_MONTH and await InLedger(Ledger.is_archived, event.request_id):
+        return of_event(event, ARCHIVED, WHY_ARCHIVED)
+    return new
+
+
 def of_message(kind: str, message: dict[str, Any], error: BillingError, *, task_id: str) -> NewDeadLetter:
     """The dead letter of a Celery message that can't be used, as it came; without a usable id the task's serves."""
     # ASCII, because JSON from elsewhere may hold lone surrogates that UTF-8 has no bytes for.
@@ -100,7 +114,7 @@ def reason_of(error: InvalidRequest) -> str:
     """The code of a refusal by rule: of the ledger, which can't store it, or of the checks on messages."""
     if not isinstance(error, LedgerRefusedData):
         return error.code
-    return NO_PARTITION if error.reason == NO_PARTITION else MALFORMED
+    return error.reason if error.reason in (NO_PARTITION, ARCHIVED) else MALFORMED
 
 
 def event_of(dead_letter: DeadLetter) -> Event:

@@ -20,11 +20,12 @@ from billing_tasks.errors import (
     UserNotFound,
 )
 from billing_tasks.flows.account_cache import clock_of, push_accounts
-from billing_tasks.flows.dead_letters.answers import FOR_EVER, WHY, Attempted, Sent
+from billing_tasks.flows.dead_letters.answers import ARCHIVED, FOR_EVER, WHY, WHY_ARCHIVED, Attempted, Sent
 from billing_tasks.flows.dead_letters.record import event_of, reason_of, slow_lane, wait_before
 from billing_tasks.flows.dead_letters.select import count_left_out, excluded_reasons
 from billing_tasks.flows.effects import InLedger
 from billing_tasks.holds.commands import Commands
+from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.rows import OPEN, DeadLetter, DeadLetterFilter, DeadLetterState, HistoryKind, Mark
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event, Kind
@@ -118,10 +119,16 @@ async def attempt(
         if this.is_last(dead_letter) and (await _released_its_hold(event)):
             await _mark(dead_letter, this.booked(dead_letter, PostOutcome.DUPLICATE, comment=_HOLD_RELEASED))
             return Attempted(dead_letter.id, dead_letter.request_id, str(PostOutcome.DUPLICATE), _HOLD_RELEASED)
+        await _check_month(event)
         return await _book(dead_letter, event, this, commands)
     except InvalidRequest as exc:
         await _mark(dead_letter, this.refused(dead_letter, reason=reason_of(exc), error=exc.message))
         raise
+
+
+async def _check_month(event: Event) -> None:
+    if await InLedger(Ledger.is_archived, event.request_id):
+        raise LedgerRefusedData(WHY_ARCHIVED, reason=ARCHIVED, request_id=event.request_id)
 
 
 async def _released_its_hold(event: Event) -> bool:

@@ -5,6 +5,7 @@ It is kept before the message is acknowledged; a crash in between has it deliver
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from billing_tasks.broker.decode import consume_log_from, refund_request_from
@@ -25,10 +26,16 @@ async def consume_message(message: dict[str, Any], *, task_id: str, commands: Co
         raise
 
 
-async def refund_message(message: dict[str, Any], *, task_id: str, commands: Commands) -> Receipt:
-    """Do what a message of billing.refund asks for. Raises what refund raises; what is Refused is kept."""
+async def refund_message(
+    message: dict[str, Any], *, task_id: str, commands: Commands, sent_at_ms: int | None = None
+) -> Receipt:
+    """Do what a message of billing.refund asks for. Raises what refund raises; what is Refused is kept.
+
+    `sent_at_ms`: when it was asked for, since 1970; None: it is not known, and now counts.
+    """
     try:
-        return await refund(refund_request_from(message), commands=commands)
+        wanted = replace(refund_request_from(message), asked_at_ms=sent_at_ms)
+        return await refund(wanted, commands=commands)
     except Refused as exc:
         await keep([of_message("refund", message, exc, task_id=task_id)])
         raise

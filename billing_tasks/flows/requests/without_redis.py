@@ -6,9 +6,10 @@ answer was lost, is found to be a duplicate when its outbox is settled.
 
 from __future__ import annotations
 
-from billing_tasks.errors import NotBooked, Unavailable
-from billing_tasks.flows.dead_letters.record import keep, of_outcome
+from billing_tasks.errors import InvalidRequest, NotBooked, Unavailable
+from billing_tasks.flows.dead_letters.record import keep, of_refusal
 from billing_tasks.flows.effects import InLedger, IntoSpool
+from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.ids import now_ms
@@ -25,7 +26,10 @@ async def post_or_spool(event: Event, redis_error: Unavailable, *, shard: int) -
     try:
         outcome = (await post).outcomes[0]
         if not outcome.booked:
-            await keep([of_outcome(event, outcome)])
+            await keep([await of_refusal(event, outcome)])
+    except LedgerRefusedData as exc:
+        await keep([await of_refusal(event, exc)])
+        raise InvalidRequest(f"{exc.message}; it is kept as a dead letter.", request_id=event.request_id) from exc
     except Unavailable as exc:
         await _spool(event, redis_error, exc)
         return None

@@ -234,7 +234,7 @@ async def _post(
         answer = await (Meanwhile(call, meanwhile.work) if meanwhile.pending else call)
     except LedgerRefusedData as exc:
         if len(items) == 1:
-            batch.refused.append(record.of_refused_data(posting[0], exc))
+            batch.refused.append(await record.of_refusal(posting[0], exc))
             await _post([], batch, seqs, meanwhile)
             return
         half = len(items) // 2
@@ -255,7 +255,7 @@ async def _post_refund(event: Event, batch: _Batch) -> None:
     try:
         answer = await InLedger(Ledger.post_refund, batch.shard, event)
     except LedgerRefusedData as exc:
-        batch.refused.append(record.of_refused_data(event, exc))
+        batch.refused.append(await record.of_refusal(event, exc))
         return
     outcome = answer.outcomes[0]
     batch.server = answer.server
@@ -263,7 +263,7 @@ async def _post_refund(event: Event, batch: _Batch) -> None:
     batch.users.update((row.id, row) for row in answer.users)
     batch.tokens.update((row.id, row) for row in answer.tokens)
     if not outcome.booked:
-        batch.refused.append(record.of_outcome(event, outcome))
+        batch.refused.append(await record.of_refusal(event, outcome))
 
 
 async def _settled(batch: _Batch, d: _Drainer) -> None:

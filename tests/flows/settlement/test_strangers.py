@@ -109,7 +109,7 @@ def test_a_discard_is_not_undone_by_an_attempt_that_was_under_way(billing: Billi
     (dead_letter,) = billing.runtime.ledger.dead_letters()
     flow = retry.attempt(dead_letter.id, actor="worker", commands=billing.runtime.commands, settings=billing.settings)
     effect = flow.send(None)
-    for _ in range(3):
+    for _ in range(4):
         effect = flow.send(billing.runtime.perform(effect))
     billing.runtime.ledger.mark_dead_letter(dead_letter.id, DeadLetterState.DISCARDED, actor="ann", comment="by hand")
     with pytest.raises(errors.ChargeNotFound):

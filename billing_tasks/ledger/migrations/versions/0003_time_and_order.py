@@ -19,4 +19,5 @@ def upgrade() -> None:
         "outbox_accounts",
         "server_run",
         "guard_versions",
+        "archived_months",
     )
