@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -24,6 +25,8 @@ from tests.releases.templates import Names
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SUMS = "SHA256SUMS"
+#: What today's version is meant to answer otherwise than the recorded releases, a file for each scenario.
+MEANT = HERE / "meant"
 
 
 def record(release: str, folder: Path) -> None:
@@ -89,6 +92,26 @@ def _decide_letters(servers: Servers) -> None:
     ):
         command = [str(Path(sys.executable).with_name("billing-tasks")), "dead-letters", *words, "--json"]
         subprocess.run(command, env={**os.environ, **servers.environment}, capture_output=True, check=True)
+
+
+def changes(was: str, now: str) -> str:
+    """The lines that differ between two traces, without where they stand."""
+    lines = difflib.unified_diff(was.splitlines(), now.splitlines(), n=0, lineterm="")
+    return "".join(f"{line}\n" for line in list(lines)[2:] if not line.startswith("@@"))
+
+
+def note_meant() -> list[str]:
+    """Write down how today's traces differ from those of the last release; returns which scenarios do."""
+    last = releases()[-1]
+    with tempfile.TemporaryDirectory(prefix="billing-release-") as place, embedded_servers(fast=True) as servers:
+        inside.migrate(servers.database_url)
+        play(servers, Path(place))
+        shutil.rmtree(MEANT, ignore_errors=True)
+        for trace in sorted(last.glob("traces/*.jsonl")):
+            difference = changes(trace.read_text(), Path(place, trace.name).read_text())
+            if difference:
+                _write(MEANT / f"{trace.stem}.diff", difference)
+    return sorted(path.stem for path in MEANT.glob("*.diff"))
 
 
 def sums(folder: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import pytest
 
 from billing_tasks.lab.servers import Servers
-from tests.releases.record import play, releases
+from tests.releases.record import MEANT, changes, play, releases
 
 RELEASES = releases()
 TRACES = [trace for release in RELEASES for trace in sorted(release.glob("traces/*.jsonl"))]
@@ -29,12 +28,16 @@ def played(servers: Servers, database_url: str, tmp_path_factory: pytest.TempPat
 
 
 def compare(was: Path, now: Path) -> None:
-    """Fail with what differs."""
-    if now.exists() and was.read_bytes() == now.read_bytes():
+    """Fail with what differs, unless it is what is meant to."""
+    found = now.read_text() if now.exists() else ""
+    if found == was.read_text():
         return
-    found = now.read_text().splitlines() if now.exists() else []
-    difference = difflib.unified_diff(was.read_text().splitlines(), found, str(was), "this version", n=1, lineterm="")
-    pytest.fail("\n".join(line[:LONGEST_LINE] for line in list(difference)[:MOST_LINES]), pytrace=False)
+    difference = changes(was.read_text(), found)
+    meant = MEANT / f"{was.stem}.diff"
+    if meant.exists() and difference == meant.read_text():
+        return
+    shown = difference.splitlines()[:MOST_LINES]
+    pytest.fail("\n".join([str(was), *(line[:LONGEST_LINE] for line in shown)]), pytrace=False)
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=name_of)
