@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
@@ -68,6 +68,17 @@ class Settings(BaseSettings):
 
     expire_every_seconds: float = Field(5.0, gt=0, description="beat: release holds that are due")
     ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes that no worker drains")
+
+    max_tokens: dict[str, Annotated[int, Field(ge=1, le=2**40)]] = Field(
+        {"*": 4096},
+        description="completion tokens set aside if a request names no maximum: by model, as JSON; `*`: any other",
+    )
+    without_usage: Literal["nothing", "prompt", "counted"] = Field(
+        "nothing", description="what a charge bills if no usage was ever reported"
+    )
+    overdraft_quota: int | None = Field(
+        None, ge=0, description="usage may exceed its hold by this before `usage` raises; unset: by anything"
+    )
 
     spool_folder: Path | None = Field(
         None, description="if Redis and PostgreSQL are both away, usage is kept here and relayed later; off without"

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from billing_tasks.client.base import BookkeeperBase
-from billing_tasks.client.charge import Charge
+from billing_tasks.client.base import BookkeeperBase, takes
+from billing_tasks.client.charge import AsyncCharge
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.errors import BillingError, ReservationClosed
 from billing_tasks.flows.effects import Effect, Flow, Ring
@@ -114,62 +114,46 @@ class AsyncBookkeeper(BookkeeperBase):
         """See Bookkeeper.refund_charge."""
         return await self._run(self._refund_charge(user_id, request_id, refund_id, quota, reason))
 
-    async def renew(self, reservation: Reservation, ttl_seconds: int | None = None) -> int:
+    async def renew(self, reservation: Reservation, ttl_seconds: int | None = None, *, quota: int | None = None) -> int:
         """See Bookkeeper.renew."""
-        return await self._run(self._renew(reservation, ttl_seconds))
+        return await self._run(self._renew_with(reservation, ttl_seconds, quota))
 
+    async def extend(self, reservation: Reservation, *, quota: int, ttl_seconds: int | None = None) -> Reservation:
+        """See Bookkeeper.extend."""
+        return await self._run(self._extend(reservation, quota, ttl_seconds))
+
+    @takes(BookkeeperBase._ask_for)
+    async def open_charge(self, **asked: Any) -> AsyncCharge:
+        """See Bookkeeper.open_charge; the charge is used by `async with`."""
+        flow, made = self._ask_for(**asked)
+        return AsyncCharge(await self._run(flow), bookkeeper=self, **made)
+
+    @takes(BookkeeperBase._ask_for)
     @asynccontextmanager
-    async def charge(
-        self,
-        *,
-        user_id: int,
-        token_id: int,
-        channel_id: int,
-        model: str,
-        prompt_tokens: int,
-        max_tokens: int | None = None,
-        group: str = "default",
-        channel_type: int | None = None,
-        request_id: str | None = None,
-        ttl_seconds: int | None = None,
-        client_key: str = "",
-        **details: Any,
-    ) -> AsyncIterator[Charge]:
+    async def charge(self, **asked: Any) -> AsyncIterator[AsyncCharge]:
         """See Bookkeeper.charge. A cancelled task settles all the same, shielded from the cancellation."""
-        price = self.price(model=model, group=group, channel_type=channel_type)
-        reservation = await self.pre_consume_quota(
-            price.estimate(prompt_tokens, max_tokens),
-            user_id=user_id,
-            token_id=token_id,
-            price=price,
-            request_id=request_id,
-            ttl_seconds=ttl_seconds,
-            client_key=client_key,
-        )
-        charge = Charge(reservation, channel_id, details)
-        renewing = asyncio.create_task(self._keep_open(reservation, ttl_seconds))
-        try:
+        async with await self.open_charge(**asked) as charge:
             yield charge
-        except BaseException as exc:
-            renewing.cancel()
-            await self._shielded(self._run(self._settle_charge(charge, exc)))
-            raise
-        else:
-            renewing.cancel()
-            await self._shielded(self._run(self._settle_charge(charge, None)))
 
-    async def _keep_open(self, reservation: Reservation, ttl_seconds: int | None) -> None:
-        ttl = ttl_seconds or self.settings.hold_ttl_seconds
+    def _keep_open(self, charge: AsyncCharge) -> None:
+        charge.stop_renewing = asyncio.create_task(self._renew_until_cancelled(charge)).cancel
+
+    async def _settle(self, charge: AsyncCharge, exc: BaseException | None) -> None:
+        charge.stop_renewing()
+        await self._shielded(self._run(self._settle_charge(charge, exc)))
+
+    async def _renew_until_cancelled(self, charge: AsyncCharge) -> None:
+        ttl = charge.ttl_seconds or self.settings.hold_ttl_seconds
         task = asyncio.current_task()
         # A cancellation can get lost inside a call that ends at the same moment (Python 3.11's wait_for does that).
         while task is not None and not task.cancelling():
             await asyncio.sleep(ttl / 2)
             try:
-                await self.renew(reservation, ttl)
+                await self.renew(charge.reservation, ttl)
             except ReservationClosed:
                 return
             except BillingError as exc:  # it expires in time and the usage is charged late, which the ledger shows
-                log.warning("hold of request %s was not renewed: %s", reservation.request_id, exc)
+                log.warning("hold of request %s was not renewed: %s", charge.request_id, exc)
 
     async def _shielded(self, settling: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(settling)

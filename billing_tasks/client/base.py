@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from billing_tasks.client.charge import Charge, release_reason
+from billing_tasks.client.charge import Charge, WithoutUsage, release_reason
 from billing_tasks.errors import InvalidRequest, ReservationClosed, Unavailable
 from billing_tasks.flows.effects import Flow
-from billing_tasks.flows.requests import consume, refund, release, renew, reserve
+from billing_tasks.flows.requests import consume, extend, refund, release, renew, reserve
 from billing_tasks.flows.requests.balance import available_quota
 from billing_tasks.holds.commands import Commands
 from billing_tasks.model.consume_log import ConsumeLog
@@ -17,6 +20,23 @@ from billing_tasks.model.reservation import Receipt, Reservation
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.pricing import Price, RatioBook
 from billing_tasks.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+def takes(
+    other: Callable[Concatenate[Any, P], Any],
+) -> Callable[[Callable[Concatenate[S, ...], R]], Callable[Concatenate[S, P], R]]:
+    """The method that follows takes what `other` takes: said once, for type checkers and for `help`."""
+
+    def with_its_parameters(method: Callable[Concatenate[S, ...], R]) -> Callable[Concatenate[S, P], R]:
+        returns = inspect.signature(method).return_annotation
+        method.__signature__ = inspect.signature(other).replace(return_annotation=returns)  # type: ignore[attr-defined]
+        return method
+
+    return with_its_parameters
 
 
 class BookkeeperBase:
@@ -61,13 +81,12 @@ class BookkeeperBase:
         ttl_seconds: int | None,
         client_key: str,
     ) -> Flow[Reservation]:
-        ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds
         wanted = reserve.Wanted(
             request_id=new_request_id() if request_id is None else check_new_request_id(request_id),
             user_id=check_int("user_id", user_id, 1),
             token_id=check_int("token_id", token_id, 1),
             amount=check_int("quota", quota, 0),
-            ttl_ms=check_int("ttl_seconds", ttl, 1, 86_400) * 1000,
+            ttl_ms=self._ttl_ms(ttl_seconds),
             price=price,
             client_key=check_text("client_key", client_key, 200) if client_key else "",
         )
@@ -120,9 +139,60 @@ class BookkeeperBase:
             refund_id=refund_id,
         )
 
+    def _ask_for(
+        self,
+        /,
+        *,
+        user_id: int,
+        token_id: int,
+        channel_id: int,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int | None = None,
+        group: str = "default",
+        channel_type: int | None = None,
+        request_id: str | None = None,
+        ttl_seconds: int | None = None,
+        client_key: str = "",
+        again: bool = False,
+        without_usage: WithoutUsage | None = None,
+        **details: Any,
+    ) -> tuple[Flow[Reservation], dict[str, Any]]:
+        """A charge as it was asked for: the flow that reserves, and what its Charge is made of beside that."""
+        if without_usage not in (None, "nothing", "prompt", "counted"):
+            raise InvalidRequest(f"without_usage must be nothing, prompt or counted, got {shorten(without_usage)}.")
+        price = self.price(model=model, group=group, channel_type=channel_type)
+        amount = price.estimate(prompt_tokens, max_tokens or self._max_tokens(model))
+        flow = self._reserve(amount, user_id, token_id, price, request_id, ttl_seconds, client_key)
+        made = {
+            "channel_id": channel_id,
+            "details": details,
+            "prompt_tokens": prompt_tokens,
+            "without_usage": without_usage or self.settings.without_usage,
+            "overdraft_quota": self.settings.overdraft_quota,
+            "ttl_seconds": ttl_seconds,
+        }
+        return self._once(flow, again=again), made
+
+    async def _once(self, flow: Flow[Reservation], *, again: bool) -> Reservation:
+        """A block that runs a second time would call the upstream a second time, and charge once."""
+        reservation = await flow
+        if reservation.again and not again:
+            raise ReservationClosed(
+                f"Request {reservation.request_id} is under way already: its quota was reserved before. If that call is"
+                " known to be gone, or was never answered, ask with again=True.",
+                reason="again",
+                request_id=reservation.request_id,
+            )
+        return reservation
+
+    def _max_tokens(self, model: str) -> int | None:
+        limits = self.settings.max_tokens
+        return limits.get(model, limits.get("*"))
+
     async def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
         """Consume what was handed over, or release the hold; a server that is away is asked once more."""
-        usage = charge.log()
+        usage = charge.log(exc)
         for last in (False, True):
             try:
                 if usage is not None:
@@ -139,10 +209,21 @@ class BookkeeperBase:
             except ReservationClosed:
                 return  # another call consumed it under this request_id: then there is nothing to release
 
-    def _renew(self, reservation: Reservation, ttl_seconds: int | None) -> Flow[int]:
+    def _ttl_ms(self, ttl_seconds: int | None) -> int:
         ttl = self.settings.hold_ttl_seconds if ttl_seconds is None else ttl_seconds
-        ttl_ms = check_int("ttl_seconds", ttl, 1, 86_400) * 1000
-        return renew.renew(reservation, ttl_ms=ttl_ms, commands=self._commands)
+        return check_int("ttl_seconds", ttl, 1, 86_400) * 1000
+
+    def _renew(self, reservation: Reservation, ttl_seconds: int | None) -> Flow[int]:
+        return renew.renew(reservation, ttl_ms=self._ttl_ms(ttl_seconds), commands=self._commands)
+
+    async def _renew_with(self, reservation: Reservation, ttl_seconds: int | None, quota: int | None) -> int:
+        if quota is None:
+            return await self._renew(reservation, ttl_seconds)
+        return (await self._extend(reservation, quota, ttl_seconds)).expires_at_ms
+
+    def _extend(self, reservation: Reservation, quota: int, ttl_seconds: int | None) -> Flow[Reservation]:
+        total, ttl_ms = check_int("quota", quota, 0), self._ttl_ms(ttl_seconds)
+        return extend.extend(reservation, total, ttl_ms=ttl_ms, commands=self._commands, settings=self.settings)
 
     def _available(self, user_id: int) -> Flow[int]:
         return available_quota(check_int("user_id", user_id, 1), commands=self._commands, settings=self.settings)

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from billing_tasks.client.base import BookkeeperBase
-from billing_tasks.client.charge import Charge
+from billing_tasks.client.base import BookkeeperBase, takes
+from billing_tasks.client.charge import SyncCharge
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.client.renewer import Renewer
 from billing_tasks.flows.effects import Flow
@@ -108,55 +108,49 @@ class Bookkeeper(BookkeeperBase):
         """
         return self._run(self._refund_charge(user_id, request_id, refund_id, quota, reason))
 
-    def renew(self, reservation: Reservation, ttl_seconds: int | None = None) -> int:
-        """Keep a hold open for another ttl; returns when it expires, in ms. Raises ReservationClosed, Unavailable."""
-        return self._run(self._renew(reservation, ttl_seconds))
+    def renew(self, reservation: Reservation, ttl_seconds: int | None = None, *, quota: int | None = None) -> int:
+        """Keep a hold open for another ttl; returns when it expires, in ms. Raises ReservationClosed, Unavailable.
 
+        With `quota` that much is held altogether from then on, as by `extend`.
+        """
+        return self._run(self._renew_with(reservation, ttl_seconds, quota))
+
+    def extend(self, reservation: Reservation, *, quota: int, ttl_seconds: int | None = None) -> Reservation:
+        """Have a hold hold `quota` altogether, for another ttl: one round trip. Safe to repeat: the total is set.
+
+        Raises what pre_consume_quota raises, and then the hold is as it was; ReservationClosed if none is open.
+        """
+        return self._run(self._extend(reservation, quota, ttl_seconds))
+
+    @takes(BookkeeperBase._ask_for)
+    def open_charge(self, **asked: Any) -> SyncCharge:
+        """Reserve now, settle later: `with` the charge that is returned, wherever the answer is streamed.
+
+        For a gateway that has to refuse before its response begins; the arguments are those of `charge`. A charge that
+        is never entered leaves its hold to expire.
+        """
+        flow, made = self._ask_for(**asked)
+        return SyncCharge(self._run(flow), bookkeeper=self, **made)
+
+    @takes(BookkeeperBase._ask_for)
     @contextmanager
-    def charge(
-        self,
-        *,
-        user_id: int,
-        token_id: int,
-        channel_id: int,
-        model: str,
-        prompt_tokens: int,
-        max_tokens: int | None = None,
-        group: str = "default",
-        channel_type: int | None = None,
-        request_id: str | None = None,
-        ttl_seconds: int | None = None,
-        client_key: str = "",
-        **details: Any,
-    ) -> Iterator[Charge]:
+    def charge(self, **asked: Any) -> Iterator[SyncCharge]:
         """Reserve, run the block, then consume the usage it handed over, or release the hold if it handed none.
 
         Whatever ends the block (an exception, GeneratorExit of a stream whose client
         left, KeyboardInterrupt), usage that was handed over is consumed. The hold is renewed while the block runs.
-        """
-        price = self.price(model=model, group=group, channel_type=channel_type)
-        reservation = self.pre_consume_quota(
-            price.estimate(prompt_tokens, max_tokens),
-            user_id=user_id,
-            token_id=token_id,
-            price=price,
-            request_id=request_id,
-            ttl_seconds=ttl_seconds,
-            client_key=client_key,
-        )
-        charge = Charge(reservation, channel_id, details)
-        self._renewer.add(reservation, ttl_seconds or self.settings.hold_ttl_seconds)
-        try:
-            yield charge
-        except BaseException as exc:
-            self._settle(charge, exc)
-            raise
-        else:
-            self._settle(charge, None)
-        finally:
-            self._renewer.remove(reservation)
+        Without `max_tokens` BILLING_MAX_TOKENS says how much is set aside.
 
-    def _settle(self, charge: Charge, exc: BaseException | None) -> None:
+        Raises what pre_consume_quota raises, and ReservationClosed if the request is under way already (unless
+        `again`).
+        """
+        with self.open_charge(**asked) as charge:
+            yield charge
+
+    def _keep_open(self, charge: SyncCharge) -> None:
+        self._renewer.add(charge.reservation, charge.ttl_seconds or self.settings.hold_ttl_seconds)
+
+    def _settle(self, charge: SyncCharge, exc: BaseException | None) -> None:
         self._renewer.remove(charge.reservation)
         self._run(self._settle_charge(charge, exc))
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from billing_tasks.errors import InvalidRequest
+from billing_tasks.client.usage import UsageSoFar, refuse, whole_number
+from billing_tasks.errors import InsufficientUserQuota, InvalidRequest
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.reservation import Receipt, Reservation
 from billing_tasks.pricing import Price
+from billing_tasks.pricing.exact import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
+    from billing_tasks.client.bookkeeper import Bookkeeper
+
+#: What is charged if no usage was reported: nothing, the prompt, or what the gateway counted itself.
+WithoutUsage = Literal["nothing", "prompt", "counted"]
 
 
 @dataclass(slots=True)
@@ -17,15 +28,20 @@ class Charge:
     """What runs inside `with bk.charge(...)`.
 
     Usage that was handed over is consumed however the block ends; if none was,
-    the hold is released. Hand usage over as soon as it is known, again and again
-    if it grows: the last word counts.
+    `without_usage` says what is charged, by default nothing: the hold is released. Hand usage over as soon as it is
+    known, again and again if it grows: a later value replaces the one before, what is left out or None stays.
     """
 
     reservation: Reservation
     channel_id: int
     details: dict[str, Any]
+    prompt_tokens: int = 0  # as they were counted when quota was reserved
+    without_usage: WithoutUsage = "nothing"
+    overdraft_quota: int | None = None  # what usage may exceed the hold by; None: anything
     receipt: Receipt | None = None  # after the block: what became of it
-    _usage: ConsumeLog | None = field(default=None)
+    _so_far: UsageSoFar = field(default_factory=UsageSoFar)
+    _counted: dict[str, int] = field(default_factory=dict)
+    _log: ConsumeLog | None = None
 
     @property
     def request_id(self) -> str:
@@ -40,38 +56,148 @@ class Charge:
     def usage(
         self,
         *,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
         quota: int | None = None,
         usage: dict[str, Any] | None = None,
         **details: Any,
     ) -> None:
-        """Hand over what was used, in tokens. `usage` is the upstream's own detail.
+        """Hand over what was used, in tokens. `usage` is the upstream's own detail; its keys are merged, too.
 
-        Raises InvalidRequest at once, inside the block, if it can't be booked as it is: then the tokens alone
-        are, if they can, else what was handed over before stands.
+        Raises InvalidRequest at once, inside the block, for what can't be read or booked as it is: the rest counts,
+        and of the unreadable value what was handed over before. Raises InsufficientUserQuota once the usage exceeds
+        the hold by more than BILLING_OVERDRAFT_QUOTA: it is noted and will be charged; end the stream, or extend first.
         """
-        given: dict[str, Any] = {
+        given = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "quota": quota,
             "usage": usage,
             **details,
         }
-        try:
-            self._usage = self._log(given)
-        except InvalidRequest:
-            # The tokens were paid for upstream: a remark or a detail that can't be kept must not make them free.
-            with suppress(InvalidRequest):
-                self._usage = self._log({name: given[name] for name in ("prompt_tokens", "completion_tokens", "quota")})
-            raise
+        before = self._so_far.copy()
+        problems = self._so_far.merge(given)
+        if self._so_far.known:
+            try:
+                self._log = self._make_log(self._so_far)
+            except InvalidRequest as exc:
+                problems.append(exc.message)
+                self._so_far = self._without_details(before)
+        if problems:
+            raise refuse(problems)
+        self._check_overdraft()
 
-    def log(self) -> ConsumeLog | None:
-        """What is to be consumed; None if nothing was handed over."""
-        return self._usage
+    def _without_details(self, before: UsageSoFar) -> UsageSoFar:
+        """The tokens were paid for upstream: a remark or a detail that can't be kept must not make them free."""
+        tried = before.copy()
+        tried.merge({name: self._so_far.values.get(name) for name in ("prompt_tokens", "completion_tokens", "quota")})
+        with suppress(InvalidRequest):
+            self._log = self._make_log(tried)
+            return tried
+        return before
 
-    def _log(self, usage: dict[str, Any]) -> ConsumeLog:
-        return self.reservation.log(channel_id=self.channel_id, **{**self.details, **usage})
+    def _check_overdraft(self) -> None:
+        if self._log is None or self.overdraft_quota is None:
+            return
+        above = self._log.quota - self.reservation.held_quota
+        if above > self.overdraft_quota:
+            raise InsufficientUserQuota(
+                f"The usage is {above} quota above what is held, more than BILLING_OVERDRAFT_QUOTA"
+                f" ({self.overdraft_quota}) allows; it is noted and will be charged. End the stream, or extend first.",
+                request_id=self.request_id,
+            )
+
+    def counted(self, *, prompt_tokens: int | None = None, completion_tokens: int | None = None) -> None:
+        """Note what the gateway counted itself, in tokens. It is charged only if no usage is ever reported, and
+        `without_usage` is "counted". Raises InvalidRequest."""
+        for name, value in (("prompt_tokens", prompt_tokens), ("completion_tokens", completion_tokens)):
+            if value is not None:
+                try:
+                    self._counted[name] = whole_number(name, value, MAX_TOKENS)
+                except ValueError as exc:
+                    raise InvalidRequest(str(exc)) from None
+
+    def log(self, exc: BaseException | None = None) -> ConsumeLog | None:
+        """What is to be consumed; None: the hold is released. `exc`: what ended the block."""
+        if self._log is not None:
+            return self._log
+        # An upstream that failed before it answered used nothing; a reader who left, or an answer that ended without
+        # a word about usage, did not get it for nothing.
+        failed = isinstance(exc, Exception) and not self._counted
+        if self.without_usage == "nothing" or failed or self.price is None:
+            return None
+        tokens = {"prompt_tokens": self.prompt_tokens}
+        if self.without_usage == "counted":
+            tokens.update(self._counted)
+        if not any(tokens.values()):
+            return None
+        return self._make_log(UsageSoFar(), usage_source=self.without_usage, **tokens)
+
+    def _make_log(self, so_far: UsageSoFar, **more: Any) -> ConsumeLog:
+        decreases = {"decreases": so_far.decreases} if so_far.decreases else {}
+        return self.reservation.log(
+            channel_id=self.channel_id, **{**self.details, **so_far.values, **decreases, **more}
+        )
+
+    def total_for(self, quota: int | None, completion_tokens: int | None) -> int:
+        """The quota that `extend` is to hold altogether. Raises InvalidRequest."""
+        if (quota is None) == (completion_tokens is None):
+            raise InvalidRequest("extend takes quota= or completion_tokens=, not both and not none.")
+        if quota is not None:
+            return quota
+        if self.price is None:
+            raise InvalidRequest("This reservation was made without a price; extend it by quota=.")
+        prompt_tokens = max(self.prompt_tokens, self._so_far.values.get("prompt_tokens", 0))
+        return self.price.quota(prompt_tokens, completion_tokens or 0)
+
+
+@dataclass(slots=True)
+class SyncCharge(Charge):
+    """A Charge of Bookkeeper. `with` settles it."""
+
+    bookkeeper: Bookkeeper = field(kw_only=True)
+    ttl_seconds: int | None = field(default=None, kw_only=True)
+
+    def extend(self, *, quota: int | None = None, completion_tokens: int | None = None) -> None:
+        """Set aside `quota` altogether, or what the prompt and so many completion tokens cost. One round trip.
+
+        Raises what pre_consume_quota raises if there is not enough: the hold stays as it was, and what was used is
+        charged all the same.
+        """
+        total = self.total_for(quota, completion_tokens)
+        self.reservation = self.bookkeeper.extend(self.reservation, quota=total, ttl_seconds=self.ttl_seconds)
+
+    def __enter__(self) -> Self:
+        self.bookkeeper._keep_open(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bookkeeper._settle(self, exc)
+
+
+@dataclass(slots=True)
+class AsyncCharge(Charge):
+    """A Charge of AsyncBookkeeper. `async with` settles it, shielded from cancellation."""
+
+    bookkeeper: AsyncBookkeeper = field(kw_only=True)
+    ttl_seconds: int | None = field(default=None, kw_only=True)
+    stop_renewing: Callable[[], object] = field(default=lambda: None, kw_only=True)
+
+    async def extend(self, *, quota: int | None = None, completion_tokens: int | None = None) -> None:
+        """See SyncCharge.extend."""
+        total = self.total_for(quota, completion_tokens)
+        self.reservation = await self.bookkeeper.extend(self.reservation, quota=total, ttl_seconds=self.ttl_seconds)
+
+    async def __aenter__(self) -> Self:
+        self.bookkeeper._keep_open(self)
+        return self
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> Awaitable[None]:
+        return self.bookkeeper._settle(self, exc)
 
 
 def release_reason(exc: BaseException | None) -> str:

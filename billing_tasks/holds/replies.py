@@ -19,9 +19,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Reply of reserve.lua; beside the outcome, clock and epoch only what the outcome tells is set."""
+    """Reply of reserve.lua or extend.lua; beside the outcome, clock and epoch only what the outcome tells is set."""
 
-    outcome: outcomes.Reserve
+    outcome: outcomes.Reserve | outcomes.Extend
     now_ms: int
     epoch: str
     available: int = 0  # held: after it; refused: too little
@@ -192,10 +192,20 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
 
 def read_reserved(reply: list[Any]) -> Reserved:
     """Reply of reserve.lua."""
-    outcome, first, second = outcomes.Reserve(reply[0].decode()), reply[1], reply[2]
+    return _read_reserved(outcomes.Reserve(reply[0].decode()), reply)
+
+
+def read_extended(reply: list[Any]) -> Reserved:
+    """Reply of extend.lua."""
+    return _read_reserved(outcomes.Extend(reply[0].decode()), reply)
+
+
+def _read_reserved(outcome: outcomes.Reserve | outcomes.Extend, reply: list[Any]) -> Reserved:
+    """What both scripts say by one word they say in one way."""
+    first, second = reply[1], reply[2]
     now_ms, epoch = reply[3], reply[4].decode()
     match outcome:
-        case outcomes.Reserve.HELD | outcomes.Reserve.ALREADY_HELD:
+        case outcomes.Reserve.HELD | outcomes.Reserve.ALREADY_HELD | outcomes.Extend.EXTENDED:
             return Reserved(outcome, now_ms, epoch, second, first)
         case outcomes.Reserve.HOLD_CLOSED:
             return Reserved(outcome, now_ms, epoch, closed_as=first.decode())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
@@ -103,6 +103,12 @@ class ConsumeLog(BaseModel):
     is_stream: StrictBool = False
     usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.DETAILS] = Field(
         None, description=f"the upstream's own object, at most {MAX_USAGE_BYTES:,} bytes as JSON"
+    )
+    usage_source: Annotated[Literal["", "prompt", "counted"], Stored.DETAILS] = Field(
+        "", description="who said so if the upstream did not: the prompt as counted before, or what the gateway counted"
+    )
+    decreases: Annotated[dict[str, StrictInt] | None, Stored.DETAILS] = Field(
+        None, description="counts that an upstream once gave higher, by name"
     )
     used_at_ms: Annotated[StrictInt | None, Field(ge=0, le=MAX_MOMENT_MS)] = Field(
         None, description="when it was used, in milliseconds since 1970; left out: when it is consumed"

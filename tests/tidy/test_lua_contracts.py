@@ -50,6 +50,8 @@ def test_a_script_opens_with_its_name_its_keys_and_its_answers(name: str) -> Non
 def test_a_scripts_words_are_those_of_its_header_and_of_its_enum(name: str) -> None:
     header, body = parts(name)
     promised = set(re.findall(r"^  ([A-Z][A-Z_]+)\b", header.split("Returns")[1], re.MULTILINE))
+    if "--@include payer" in body:
+        body += (LUA / "include" / "payer.lua").read_text()
     said = set(re.findall(r"'([A-Z][A-Z_]+)'", body)) - set(re.findall(r"redis\.call\('([A-Z]+)'", body))
     said -= {"NX", "PX", "GT", "EX"}
     assert promised == {str(word) for word in ENUMS[name]}

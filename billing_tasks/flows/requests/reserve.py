@@ -7,6 +7,7 @@ request. A crash leaves at most a hold, which expires.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from billing_tasks.errors import (
@@ -22,8 +23,8 @@ from billing_tasks.errors import (
     UserQuotaUnreadable,
 )
 from billing_tasks.flows.account_cache import load_accounts
-from billing_tasks.holds.commands import Commands
-from billing_tasks.holds.outcomes import Reserve
+from billing_tasks.holds.commands import Command, Commands
+from billing_tasks.holds.outcomes import Extend, Reserve
 from billing_tasks.holds.replies import Reserved
 from billing_tasks.model.reservation import Reservation
 from billing_tasks.pricing import Price
@@ -42,6 +43,11 @@ class Wanted:
     price: Price | None = None
     client_key: str = ""
 
+    @property
+    def would(self) -> str:
+        """What the script was asked for, in words."""
+        return f"the request would hold {self.amount}"
+
 
 #: Refusals that an older cached row may be wrong about: a top-up or an edit elsewhere must count.
 _BY_THE_CACHE = frozenset(
@@ -54,22 +60,45 @@ _BY_THE_CACHE = frozenset(
         Reserve.INSUFFICIENT_TOKEN_QUOTA,
     }
 )
+_GRANTED = frozenset({Reserve.HELD, Reserve.ALREADY_HELD, Extend.EXTENDED})
 #: Each round loads the account or gives up; more than this means that the cache loses rows as fast as they load.
 _ROUNDS = 6
 
 
 async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> Reservation:
     """The reservation, or the refusal as an error (the table in errors.py)."""
+
+    def ask(fresh_ms: int) -> Command[Reserved]:
+        return commands.reserve(
+            request_id=wanted.request_id,
+            user_id=wanted.user_id,
+            token_id=wanted.token_id,
+            amount=wanted.amount,
+            ttl_ms=wanted.ttl_ms,
+            backlog_limit=settings.backlog_limit,
+            fresh_ms=fresh_ms,
+        )
+
+    return _reservation(wanted, await granted(wanted, ask, commands=commands, settings=settings), settings)
+
+
+async def granted(
+    wanted: Wanted, ask: Callable[[int], Command[Reserved]], *, commands: Commands, settings: Settings
+) -> Reserved:
+    """The script's yes, after the account was loaded if need be; its no as an error. `ask` takes fresh_ms."""
     fresh_ms = settings.fresh_seconds * 1000
     asked_again = False
     for _ in range(_ROUNDS):
-        reply = await _try(wanted, fresh_ms, commands, settings)
+        try:
+            reply = await ask(fresh_ms)
+        except Unavailable as exc:
+            raise HoldNotWritten(exc.message, request_id=wanted.request_id) from exc
         outcome = reply.outcome
-        if outcome is Reserve.HELD or outcome is Reserve.ALREADY_HELD:
-            return _reservation(wanted, reply, settings)
-        if outcome is Reserve.NOT_LOADED:
+        if outcome in _GRANTED:
+            return reply
+        if outcome == Reserve.NOT_LOADED:
             await _load(wanted, reply, commands)
-        elif outcome is Reserve.STALE:
+        elif outcome == Reserve.STALE:
             try:
                 await _load(wanted, reply, commands)
             except Unavailable:
@@ -88,21 +117,6 @@ async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> 
     )
 
 
-async def _try(wanted: Wanted, fresh_ms: int, commands: Commands, settings: Settings) -> Reserved:
-    try:
-        return await commands.reserve(
-            request_id=wanted.request_id,
-            user_id=wanted.user_id,
-            token_id=wanted.token_id,
-            amount=wanted.amount,
-            ttl_ms=wanted.ttl_ms,
-            backlog_limit=settings.backlog_limit,
-            fresh_ms=fresh_ms,
-        )
-    except Unavailable as exc:
-        raise HoldNotWritten(exc.message, request_id=wanted.request_id) from exc
-
-
 async def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> None:
     try:
         await load_accounts(
@@ -118,7 +132,7 @@ async def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> None:
 
 
 def _reservation(wanted: Wanted, reply: Reserved, settings: Settings) -> Reservation:
-    again = reply.outcome is Reserve.ALREADY_HELD
+    again = reply.outcome == Reserve.ALREADY_HELD
     return Reservation(
         request_id=wanted.request_id,
         user_id=wanted.user_id,
@@ -133,15 +147,15 @@ def _reservation(wanted: Wanted, reply: Reserved, settings: Settings) -> Reserva
 
 
 def _refusal(wanted: Wanted, reply: Reserved) -> BillingError:
-    user, token, amount, request_id = wanted.user_id, wanted.token_id, wanted.amount, wanted.request_id
+    user, token, request_id = wanted.user_id, wanted.token_id, wanted.request_id
     match reply.outcome:
         case Reserve.INSUFFICIENT_USER_QUOTA:
             return InsufficientUserQuota(
-                f"User {user} has {reply.available} quota available; the request would hold {amount}.",
+                f"User {user} has {reply.available} quota available; {wanted.would}.",
                 request_id=request_id,
             )
         case Reserve.INSUFFICIENT_TOKEN_QUOTA:
-            message = f"Token {token} has {reply.available} quota available; the request would hold {amount}."
+            message = f"Token {token} has {reply.available} quota available; {wanted.would}."
             return TokenRefused(message, reason="quota", request_id=request_id)
         case Reserve.USER_DISABLED:
             return UserDisabled(f"User {user} is disabled.", request_id=request_id)
@@ -155,6 +169,9 @@ def _refusal(wanted: Wanted, reply: Reserved) -> BillingError:
         case Reserve.HOLD_CLOSED:
             message = f"Request {request_id} was {reply.closed_as} already."
             return ReservationClosed(message, reason=reply.closed_as, request_id=request_id)
+        case Extend.NO_HOLD:
+            message = f"Request {request_id} has no open hold any more; its usage is charged all the same."
+            return ReservationClosed(message, reason="closed", request_id=request_id)
         case Reserve.BACKLOG_FULL:
             message = f"{reply.backlog} events wait in the outbox of user {user}'s shard; nothing new is accepted."
             return BacklogFull(message, request_id=request_id)

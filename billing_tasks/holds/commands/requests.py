@@ -14,6 +14,7 @@ from billing_tasks.holds.replies import (
     parse_hold,
     read_consumed,
     read_expired,
+    read_extended,
     read_released,
     read_reserved,
     text,
@@ -109,6 +110,17 @@ class Requests(Subject):
         times = (self._doorbell_ms, self._tombstone_ms, self._idle_seconds)
         keys = self._closing_keys(request_id, user_id, token_id)
         return call(name, keys, (request_id, user_id, token_id, payload, *times), read)
+
+    def extend(
+        self, *, request_id: str, user_id: int, token_id: int, total: int, ttl_ms: int, fresh_ms: int
+    ) -> Command[Reserved]:
+        """extend.lua"""
+        return call(
+            "extend",
+            self._closing_keys(request_id, user_id, token_id)[:5],
+            (request_id, user_id, token_id, total, ttl_ms, fresh_ms),
+            read_extended,
+        )
 
     def renew(self, *, user_id: int, request_id: str, ttl_ms: int) -> Command[tuple[outcomes.Renew, int]]:
         """renew.lua"""

@@ -40,7 +40,7 @@ local fingerprint, payload, doorbell_ms, tombstone_ms = ARGV[5], ARGV[6], ARGV[7
 --@include outbox
 local epoch = fence(meta)
 
-local state, held_user, held_token, held_amount, held_fingerprint = read_hold(hold)
+local state, held_user, held_token, held_amount, held_fingerprint, asked = read_hold(hold)
 if state == 'consumed' and held_fingerprint == fingerprint then return {'ALREADY_CONSUMED', 0, 0} end
 -- In front of the last 32 digits is the formula's number.
 local other_formula = string.sub(held_fingerprint or '', 1, -33) ~= string.sub(fingerprint, 1, -33)
@@ -66,5 +66,5 @@ else
   redis.call('PERSIST', user)
   redis.call('PERSIST', token)
 end
-bury_hold(hold, 'consumed', user_id, token_id, held, fingerprint, tombstone_ms)
+bury_hold(hold, 'consumed', user_id, token_id, held, fingerprint, asked, tombstone_ms)
 return {open and 'CONSUMED' or 'CONSUMED_LATE', tonumber(held), ring(doorbell, doorbell_ms)}

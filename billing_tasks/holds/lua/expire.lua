@@ -40,7 +40,7 @@ local doorbell_ms, tombstone_ms, idle_seconds = ARGV[5], ARGV[6], ARGV[7]
 --@include close
 local epoch = fence(meta)
 
-local state, held_user, held_token, held = read_hold(hold)
+local state, held_user, held_token, held, _, asked = read_hold(hold)
 if state ~= 'held' or held_user ~= user_id or held_token ~= token_id then
   -- Nothing open stands behind this entry of `due`; without this it would be listed for ever.
   if state ~= 'held' then redis.call('ZREM', due, request_id) end
@@ -50,5 +50,6 @@ local expires_at = redis.call('ZSCORE', due, request_id)
 if expires_at and tonumber(expires_at) > now_ms then return {'NOT_DUE', 0, 0} end
 
 local keys = {meta = meta, user = user, token = token, hold = hold, due = due, outbox = outbox}
-close_unused(keys, 'expired', request_id, user_id, token_id, held, held, payload, tombstone_ms, idle_seconds, epoch)
+close_unused(
+  keys, 'expired', request_id, user_id, token_id, held, asked, held, payload, tombstone_ms, idle_seconds, epoch)
 return {'EXPIRED', tonumber(held), ring(doorbell, doorbell_ms)}

@@ -38,12 +38,13 @@ local doorbell_ms, tombstone_ms, idle_seconds = ARGV[5], ARGV[6], ARGV[7]
 --@include close
 local epoch = fence(meta)
 
-local state, held_user, held_token, held = read_hold(hold)
+local state, held_user, held_token, held, _, asked = read_hold(hold)
 if not state then return {'NO_HOLD', 0, 0} end
 if held_user ~= user_id or held_token ~= token_id then return {'IDEMPOTENCY_CONFLICT', 0, 0} end
 if state == 'consumed' then return {'ALREADY_CONSUMED', 0, 0} end
 if state ~= 'held' then return {'ALREADY_RELEASED', 0, 0} end
 
 local keys = {meta = meta, user = user, token = token, hold = hold, due = due, outbox = outbox}
-close_unused(keys, 'released', request_id, user_id, token_id, held, '0', payload, tombstone_ms, idle_seconds, epoch)
+close_unused(
+  keys, 'released', request_id, user_id, token_id, held, asked, '0', payload, tombstone_ms, idle_seconds, epoch)
 return {'RELEASED', tonumber(held), ring(doorbell, doorbell_ms)}
