@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from billing_tasks.admin.accounts import Accounts
     from billing_tasks.client.async_bookkeeper import AsyncBookkeeper
     from billing_tasks.client.bookkeeper import Bookkeeper
+    from billing_tasks.client.charge import AsyncCharge, Charge
     from billing_tasks.model.consume_log import ConsumeLog
     from billing_tasks.model.reservation import Receipt, Reservation
     from billing_tasks.pricing import Price
@@ -22,7 +23,9 @@ __version__ = "0.2.0"
 _HOMES = {
     "Accounts": "admin.accounts",
     "AsyncBookkeeper": "client.async_bookkeeper",
+    "AsyncCharge": "client.charge",
     "Bookkeeper": "client.bookkeeper",
+    "Charge": "client.charge",
     "ConsumeLog": "model.consume_log",
     "Price": "pricing",
     "Receipt": "model.reservation",
@@ -30,7 +33,18 @@ _HOMES = {
     "Settings": "settings",
 }
 
-__all__ = ["Accounts", "AsyncBookkeeper", "Bookkeeper", "ConsumeLog", "Price", "Receipt", "Reservation", "Settings"]
+__all__ = [
+    "Accounts",
+    "AsyncBookkeeper",
+    "AsyncCharge",
+    "Bookkeeper",
+    "Charge",
+    "ConsumeLog",
+    "Price",
+    "Receipt",
+    "Reservation",
+    "Settings",
+]
 
 
 def __getattr__(name: str) -> Any:

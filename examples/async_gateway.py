@@ -6,7 +6,7 @@ Needs servers and a worker, like one_request.py. What it prints is in async_gate
 import asyncio
 from collections.abc import AsyncIterator
 
-from billing_tasks import Accounts, AsyncBookkeeper
+from billing_tasks import Accounts, AsyncBookkeeper, AsyncCharge
 from billing_tasks.errors import InsufficientUserQuota
 
 
@@ -38,8 +38,8 @@ async def chat(bk: AsyncBookkeeper, number: int, user_id: int, token_id: int) ->
 
 
 async def stream(bk: AsyncBookkeeper, user_id: int, token_id: int) -> AsyncIterator[str]:
-    """A stream hands its usage over as it grows: a reader that leaves pays for what it got."""
-    async with bk.charge(
+    """Reserved before the stream begins, so that a refusal is an answer of its own."""
+    charge = await bk.open_charge(
         user_id=user_id,
         token_id=token_id,
         channel_id=3,
@@ -47,7 +47,13 @@ async def stream(bk: AsyncBookkeeper, user_id: int, token_id: int) -> AsyncItera
         prompt_tokens=10,
         max_tokens=100,
         is_stream=True,
-    ) as charge:
+    )
+    return words_of(charge)
+
+
+async def words_of(charge: AsyncCharge) -> AsyncIterator[str]:
+    """A stream hands its usage over as it grows: a reader that leaves pays for what it got."""
+    async with charge:
         for sent in range(1, 101):
             charge.usage(prompt_tokens=10, completion_tokens=sent)
             yield f"word {sent}"
@@ -60,7 +66,7 @@ async def main() -> None:
         async with AsyncBookkeeper.from_settings() as bk:
             for line in await asyncio.gather(*(chat(bk, number, user.id, token.id) for number in range(10))):
                 print(line)
-            words = stream(bk, user.id, token.id)
+            words = await stream(bk, user.id, token.id)
             async for word in words:
                 if word == "word 3":
                     break

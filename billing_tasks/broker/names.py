@@ -15,9 +15,6 @@ RING_STALE: Final = "billing.ring_stale"
 RECONCILE: Final = "billing.reconcile"
 MAINTAIN_PARTITIONS: Final = "billing.maintain_partitions"
 
-#: A message's header: when it was sent, in milliseconds since 1970. A field of the message would be refused by 0.2.0.
-SENT_AT_MS: Final = "billing_sent_at_ms"
-
 
 def broker_config(settings: Settings) -> dict[str, Any]:
     """Celery settings that a producer needs as well as a worker."""

@@ -20,7 +20,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from billing_tasks.broker import guards
-from billing_tasks.broker.names import EXPIRE_HOLDS, RING_STALE, SENT_AT_MS, SETTLE, broker_config
+from billing_tasks.broker.names import EXPIRE_HOLDS, RING_STALE, SETTLE, broker_config
 from billing_tasks.errors import Unavailable
 from billing_tasks.model.ids import now_ms
 from billing_tasks.settings import Settings, redact
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: Published even if the broker's memory is full: they empty outboxes and close holds.
 FREE_MEMORY: Final = frozenset({SETTLE, EXPIRE_HOLDS, RING_STALE})
+
+#: A message's header: when it was sent, in milliseconds since 1970. A field of the message would be refused by 0.2.0.
+SENT_AT_MS: Final = "billing_sent_at_ms"
 
 #: After a broker error: long enough not to hammer it, short enough that no event waits for beat.
 RETRY_SECONDS = 1.0

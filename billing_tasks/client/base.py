@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from billing_tasks.client.charge import Charge, WithoutUsage, release_reason
+from billing_tasks.client.charge import ChargeBase, WithoutUsage, release_reason
 from billing_tasks.errors import InvalidRequest, ReservationClosed, Unavailable
 from billing_tasks.flows.effects import Flow
 from billing_tasks.flows.requests import consume, extend, refund, release, renew, reserve
@@ -190,7 +190,7 @@ class BookkeeperBase:
         limits = self.settings.max_tokens
         return limits.get(model, limits.get("*"))
 
-    async def _settle_charge(self, charge: Charge, exc: BaseException | None) -> None:
+    async def _settle_charge(self, charge: ChargeBase, exc: BaseException | None) -> None:
         """Consume what was handed over, or release the hold; a server that is away is asked once more."""
         usage = charge.log(exc)
         for last in (False, True):

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from billing_tasks.client.base import BookkeeperBase, takes
-from billing_tasks.client.charge import SyncCharge
+from billing_tasks.client.charge import Charge
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.client.renewer import Renewer
 from billing_tasks.flows.effects import Flow
@@ -123,18 +123,18 @@ class Bookkeeper(BookkeeperBase):
         return self._run(self._extend(reservation, quota, ttl_seconds))
 
     @takes(BookkeeperBase._ask_for)
-    def open_charge(self, **asked: Any) -> SyncCharge:
+    def open_charge(self, **asked: Any) -> Charge:
         """Reserve now, settle later: `with` the charge that is returned, wherever the answer is streamed.
 
         For a gateway that has to refuse before its response begins; the arguments are those of `charge`. A charge that
         is never entered leaves its hold to expire.
         """
         flow, made = self._ask_for(**asked)
-        return SyncCharge(self._run(flow), bookkeeper=self, **made)
+        return Charge(self._run(flow), bookkeeper=self, **made)
 
     @takes(BookkeeperBase._ask_for)
     @contextmanager
-    def charge(self, **asked: Any) -> Iterator[SyncCharge]:
+    def charge(self, **asked: Any) -> Iterator[Charge]:
         """Reserve, run the block, then consume the usage it handed over, or release the hold if it handed none.
 
         Whatever ends the block (an exception, GeneratorExit of a stream whose client
@@ -147,10 +147,10 @@ class Bookkeeper(BookkeeperBase):
         with self.open_charge(**asked) as charge:
             yield charge
 
-    def _keep_open(self, charge: SyncCharge) -> None:
+    def _keep_open(self, charge: Charge) -> None:
         self._renewer.add(charge.reservation, charge.ttl_seconds or self.settings.hold_ttl_seconds)
 
-    def _settle(self, charge: SyncCharge, exc: BaseException | None) -> None:
+    def _settle(self, charge: Charge, exc: BaseException | None) -> None:
         self._renewer.remove(charge.reservation)
         self._run(self._settle_charge(charge, exc))
 

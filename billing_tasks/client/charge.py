@@ -24,7 +24,7 @@ WithoutUsage = Literal["nothing", "prompt", "counted"]
 
 
 @dataclass(slots=True)
-class Charge:
+class ChargeBase:
     """What runs inside `with bk.charge(...)`.
 
     Usage that was handed over is consumed however the block ends; if none was,
@@ -152,7 +152,7 @@ class Charge:
 
 
 @dataclass(slots=True)
-class SyncCharge(Charge):
+class Charge(ChargeBase):
     """A Charge of Bookkeeper. `with` settles it."""
 
     bookkeeper: Bookkeeper = field(kw_only=True)
@@ -178,7 +178,7 @@ class SyncCharge(Charge):
 
 
 @dataclass(slots=True)
-class AsyncCharge(Charge):
+class AsyncCharge(ChargeBase):
     """A Charge of AsyncBookkeeper. `async with` settles it, shielded from cancellation."""
 
     bookkeeper: AsyncBookkeeper = field(kw_only=True)
@@ -186,7 +186,7 @@ class AsyncCharge(Charge):
     stop_renewing: Callable[[], object] = field(default=lambda: None, kw_only=True)
 
     async def extend(self, *, quota: int | None = None, completion_tokens: int | None = None) -> None:
-        """See SyncCharge.extend."""
+        """See Charge.extend."""
         total = self.total_for(quota, completion_tokens)
         self.reservation = await self.bookkeeper.extend(self.reservation, quota=total, ttl_seconds=self.ttl_seconds)
 

@@ -14,6 +14,7 @@ from celery import Task
 from billing_tasks.admin import Admin
 from billing_tasks.admin.reading import filter_from
 from billing_tasks.broker import names
+from billing_tasks.broker.publisher import SENT_AT_MS
 from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.requests import expire, intake
 from billing_tasks.flows.settlement import ring, settle
@@ -85,7 +86,7 @@ def consume_one(
 
 def _sent_at_ms(request: Any) -> int | None:
     """When one of our gateways sent the message; None: another program did, or an older release."""
-    sent = (request.get("headers") or {}).get(names.SENT_AT_MS, request.get(names.SENT_AT_MS))
+    sent = (request.get("headers") or {}).get(SENT_AT_MS, request.get(SENT_AT_MS))
     return sent if type(sent) is int and 0 <= sent <= MAX_MOMENT_MS else None
 
 
