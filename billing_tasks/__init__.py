@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from billing_tasks.model.reservation import Receipt, Reservation
     from billing_tasks.pricing import Price
     from billing_tasks.settings import Settings
+    from billing_tasks.worker.register import register
 
 __version__ = "0.2.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Receipt": "model.reservation",
     "Reservation": "model.reservation",
     "Settings": "settings",
+    "register": "worker.register",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Receipt",
     "Reservation",
     "Settings",
+    "register",
 ]
 
 

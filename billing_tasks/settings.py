@@ -36,7 +36,10 @@ class Settings(BaseSettings):
     shard_tags: Literal["spread", "numbered"] = Field(
         "spread", description="how hash tags of shards are chosen; numbered: as release 0.1.0 did"
     )
-    queue: str = Field("celery", description="the queue workers read; Celery's default, so that bare producers find it")
+    queue: str = Field("billing", min_length=1, description="the queue of billing's tasks, and of nothing else")
+    old_queue: str | None = Field(
+        "celery", description="billing's tasks are taken out of this queue, too, and no others; unset: of none"
+    )
     dispatch: Literal["batch", "request"] = Field("batch", description="request: one Celery task per consume")
 
     hold_ttl_seconds: int = Field(

@@ -27,6 +27,7 @@ def request_id() -> str:
 
 def main(broker_url: str, user_id: int, token_id: int) -> None:
     app = Celery(broker=broker_url, set_as_current=False)
+    app.conf.task_routes = {"billing.*": {"queue": "billing"}}  # BILLING_QUEUE; nobody else reads it
     usage = {
         "request_id": request_id(),
         "user_id": user_id,

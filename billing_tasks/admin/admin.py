@@ -16,6 +16,7 @@ from billing_tasks.admin.audit import Audit
 from billing_tasks.admin.dead_letters import DeadLetters
 from billing_tasks.admin.entries import Entries
 from billing_tasks.admin.incidents import Incidents
+from billing_tasks.admin.neighbours import Neighbours
 from billing_tasks.admin.status import Status, status_of
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
@@ -31,6 +32,7 @@ class Admin:
         self.dead_letters = DeadLetters(runtime)
         self.incidents = Incidents(runtime)
         self.audit = Audit(runtime)
+        self.neighbours = Neighbours(runtime)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:

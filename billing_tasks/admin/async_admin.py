@@ -16,6 +16,7 @@ from billing_tasks.admin.dead_letters import DeadLetters
 from billing_tasks.admin.entries import Entries
 from billing_tasks.admin.in_threads import Awaited, Iterated, Twin
 from billing_tasks.admin.incidents import Incidents
+from billing_tasks.admin.neighbours import Neighbours
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -76,6 +77,14 @@ class AsyncIncidents(Twin[Incidents]):
 
     find = Awaited(Incidents.find)
     causes = Awaited(Incidents.causes)
+    close = Awaited(Incidents.close)
+
+
+class AsyncNeighbours(Twin[Neighbours]):
+    """Neighbours, awaited."""
+
+    find = Awaited(Neighbours.find)
+    hand_back = Awaited(Neighbours.hand_back)
 
 
 class AsyncAudit(Twin[Audit]):
@@ -100,6 +109,7 @@ class AsyncAdmin(Twin[Admin]):
         self.dead_letters = AsyncDeadLetters(admin.dead_letters)
         self.incidents = AsyncIncidents(admin.incidents)
         self.audit = AsyncAudit(admin.audit)
+        self.neighbours = AsyncNeighbours(admin.neighbours)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:

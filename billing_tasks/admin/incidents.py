@@ -5,14 +5,15 @@ One restart of Redis is an incident per shard; `grouped` makes one cause of them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing_tasks.admin.paging import Listing, Page, RowNumber
+from billing_tasks.errors import InvalidRequest
 from billing_tasks.ledger.rows import Incident
-from billing_tasks.model.validation import check_int
+from billing_tasks.model.validation import check_int, check_text
 
 if TYPE_CHECKING:
     from billing_tasks.runtime import Runtime
@@ -78,8 +79,8 @@ class Cause:
 
 
 def worth_a_look(incident: Incident) -> bool:
-    """True if events may be missing; a restart of Redis that lost nothing is noted too."""
-    return bool(incident.kind != "new_epoch" or incident.events_bound)
+    """True if events may be missing and nobody has seen to it; a restart of Redis that lost nothing is noted too."""
+    return incident.closed_at is None and bool(incident.kind != "new_epoch" or incident.events_bound)
 
 
 def grouped(incidents: Iterable[Incident]) -> list[Cause]:
@@ -107,7 +108,7 @@ def _note(incident: Incident) -> str:
 
 
 class Incidents:
-    """Reads the incidents; they are never removed. All methods raise Unavailable if PostgreSQL is away."""
+    """Reads and closes incidents; they are never removed. All methods raise Unavailable if PostgreSQL is away."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -122,6 +123,15 @@ class Incidents:
             limit,
             lambda after, most: ledger.incidents(shard=shard, before_id=after[0] if after else None, limit=most),
         )
+
+    def close(self, ids: Sequence[int], *, actor: str, comment: str) -> list[int]:
+        """Note that a person has seen to these: what they say is missing is no longer told. Returns those that were
+        open. Raises InvalidRequest."""
+        numbers = [check_int("id", number, 1) for number in ids]
+        actor, comment = check_text("actor", actor, 200), check_text("comment", comment, 2000)
+        if not comment:
+            raise InvalidRequest("comment must say what was done about it.")
+        return self._runtime.ledger.close_incidents(numbers, closed_by=actor, comment=comment)
 
     def causes(self, *, limit: int = 200) -> list[Cause]:
         """The causes of the last `limit` incidents, newest first."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from billing_tasks.errors import BillingError
+from billing_tasks.broker import foreign, names
+from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.audit.answers import Watched
 from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing
 from billing_tasks.runtime import Runtime
 
+#: Where messages are kept that were in our queue and are not ours, or that nobody could read.
+KEPT: Final = (foreign.FOREIGN, foreign.UNREADABLE)
 #: So many of the last incidents are part of a status.
 LAST_INCIDENTS: Final = 200
 
@@ -31,6 +34,7 @@ class Status:
     redis: Watched | None  # backlog, age of its oldest event in ms, open holds; None: Redis is away
     postgresql: Kept | None  # None: PostgreSQL is away
     workers: list[str] | None  # that answered within a second; None: they were not asked
+    set_aside: dict[str, int] = field(default_factory=dict)  # messages that were in our queue, by where they are kept
     problems: list[str] = field(default_factory=list)  # what the servers that are away said
 
     @property
@@ -48,6 +52,7 @@ class Status:
             said["incidents"] = [asdict(incident) for incident in self.postgresql.incidents]
         if self.workers is not None:
             said["workers"] = self.workers
+            said["set_aside"] = self.set_aside
         return {**said, "problems": self.problems}
 
 
@@ -66,4 +71,28 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
         postgresql = Kept(ledger.count_dead_letters(), ledger.count_missing(), ledger.incidents(limit=LAST_INCIDENTS))
     except BillingError as exc:
         problems.append(exc.message)
-    return Status(redis, postgresql, runtime.doorbell.workers() if workers else None, problems)
+    if not workers:
+        return Status(redis, postgresql, None, problems=problems)
+    answered = runtime.doorbell.workers()
+    return Status(
+        redis, postgresql, answered, _set_aside(runtime, problems), problems + _other_workers(runtime, answered)
+    )
+
+
+def _set_aside(runtime: Runtime, problems: list[str]) -> dict[str, int]:
+    queue = runtime.settings.queue
+    try:
+        return {where: foreign.count(runtime.doorbell.app, foreign.name(queue, where)) for where in KEPT}
+    except Unavailable as exc:
+        problems.append(exc.message)
+        return {}
+
+
+def _other_workers(runtime: Runtime, answered: list[str]) -> list[str]:
+    queue = runtime.settings.queue
+    others = foreign.other_workers(runtime.doorbell.app, queue, names.SETTLE) if answered else []
+    return [
+        f"Worker {other.name} of another application consumes queue {queue}, too, and discards what it takes of"
+        " billing's tasks. Give it a queue of its own."
+        for other in others
+    ]

@@ -2,6 +2,7 @@
 
 from billing_tasks.admin.one_by_one import NOT_FOUND, Result
 from billing_tasks.admin.paging import Page
+from billing_tasks.broker.foreign import SetAside
 from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, Watched
 from billing_tasks.flows.dead_letters.answers import FOR_EVER, Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import (
@@ -45,6 +46,7 @@ __all__ = [
     "Result",
     "Selected",
     "Sent",
+    "SetAside",
     "Unset",
     "Watched",
 ]

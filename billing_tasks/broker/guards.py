@@ -173,13 +173,41 @@ def check_envelope(message: Any) -> str:
         raise TypeError("it has no delivery_tag")
     _check_types(message, _MESSAGE)
     _check_types(message["properties"], _PROPERTIES)
-    headers = message.get("headers") or {}
+    _check_headers(message.get("headers") or {})
+    return tag
+
+
+def _check_headers(headers: dict[str, Any]) -> None:
     _check_types(headers, _HEADERS)
-    _check_depth(json.dumps(headers).encode())
+    _check_depth(json.dumps(headers, default=str).encode())
     limits = headers.get("timelimit") or (None, None)
     if len(limits) != 2 or not all(isinstance(limit, int | float | None) for limit in limits):
         raise TypeError(f"its timelimit is {shorten(limits)}")
-    return tag
+
+
+def check_message(message: Any) -> None:
+    """The same for a message as kombu has it, of whatever transport: what Celery takes for granted. Raises TypeError
+    or ValueError."""
+    if not isinstance(message.headers, dict) or not isinstance(message.properties, dict):
+        raise TypeError("it has no headers")
+    if not isinstance(message.body, bytes | str | memoryview):
+        raise TypeError(f"its body is {shorten(message.body)}")
+    _check_headers(message.headers)
+    body = message.body if isinstance(message.body, str) else bytes(message.body)
+    _check_depth(body.encode("utf-8", "surrogateescape") if isinstance(body, str) else body)
+    if "task" in message.headers and not isinstance(message.headers.get("id"), str):
+        raise TypeError(f"its id is {shorten(message.headers.get('id'))}")
+    if "task" in message.headers and str(message.content_type).endswith("json"):
+        _check_arguments(body)
+
+
+def _check_arguments(body: bytes | str) -> None:
+    """What a worker unpacks: [args, kwargs, embed]."""
+    parts = json.loads(body)
+    if not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[0], list):
+        raise TypeError("its body is no [args, kwargs, embed]")
+    if not isinstance(parts[1], dict) or not isinstance(parts[2], dict | NoneType):
+        raise TypeError("its body is no [args, kwargs, embed]")
 
 
 def _check_types(part: dict[str, Any], kinds: Mapping[str, type]) -> None:

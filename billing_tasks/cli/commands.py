@@ -67,6 +67,11 @@ COMMANDS: Final = {
     "dead-letters": Listed(
         "Operate", "dead_letters:app", "What could not be booked: list, show, retry, discard, reopen."
     ),
+    "foreign": Listed(
+        "Operate",
+        "foreign:app",
+        "Tasks of other applications that came into billing's queue: list them, hand them back.",
+    ),
     "top-up": Listed("Accounts", "accounts:top_up", "Add quota to a user, once per id."),
     "refund": Listed(
         "Accounts",

@@ -10,7 +10,7 @@ import typer
 
 from billing_tasks.admin.incidents import Cause, grouped, worth_a_look
 from billing_tasks.admin.types import Incident
-from billing_tasks.cli.options import AsJson, Cursor, Limit
+from billing_tasks.cli.options import AsJson, Cursor, Limit, Who, me
 from billing_tasks.cli.process import admin
 from billing_tasks.cli.show import console, print_json, table, tell_of_next
 
@@ -22,9 +22,21 @@ def incidents(
     shard: Annotated[int | None, typer.Option(help="Only of this shard.")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
+    close: Annotated[
+        list[int] | None, typer.Option(help="You have seen to this one, by its id; may be given several times.")
+    ] = None,
+    comment: Annotated[str, typer.Option(help="With --close: what was done about it.")] = "",
+    actor: Who = None,
     as_json: AsJson = False,
 ) -> None:
     """Signs that events of an outbox were lost or came back, newest first; those of one cause are one line."""
+    if close:
+        closed = admin().incidents.close(close, actor=me(actor), comment=comment)
+        if as_json:
+            print_json({"closed": closed})
+        else:
+            console.print(f"Closed: {', '.join(map(str, closed)) or 'none; they were closed before, or do not exist'}.")
+        return
     page = admin().incidents.find(shard=shard, cursor=cursor, limit=limit)
     if as_json:
         print_json([asdict(incident) for incident in page.rows])
@@ -35,12 +47,18 @@ def incidents(
     tell_of_next(page)
 
 
-_COLUMNS = ("noticed (UTC)", "kind", "of", "events", "filed", "note")
+_COLUMNS = ("id", "noticed (UTC)", "kind", "of", "events", "filed", "note")
 
 
 def _row(cause: Cause) -> tuple[object, ...]:
     filed = "" if cause.unseen is None else f"{cause.unseen[0]:%F %T} to {cause.unseen[1]:%T}"
-    return (f"{cause.noticed_at:%F %T}", cause.kind, _shards(cause), cause.events, filed, cause.note)
+    note = f"closed; {cause.note}" if all(one.closed_at for one in cause.incidents) else cause.note
+    return (_ids(cause), f"{cause.noticed_at:%F %T}", cause.kind, _shards(cause), cause.events, filed, note)
+
+
+def _ids(cause: Cause) -> str:
+    ids = sorted(incident.id for incident in cause.incidents)
+    return str(ids[0]) if len(ids) == 1 else f"{ids[0]}-{ids[-1]}"
 
 
 def counted(incidents: Sequence[Incident]) -> str:

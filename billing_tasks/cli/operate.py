@@ -48,6 +48,9 @@ def _show_status(seen: Status) -> None:
             ("incidents", telling.counted(seen.incidents)),
         ]
     lines.append(("workers", ", ".join(seen.workers) if seen.workers else "none answered"))
+    if any(seen.set_aside.values()):
+        kept = ", ".join(f"{count:,} {where}" for where, count in seen.set_aside.items() if count)
+        lines.append(("set aside", f"{kept} messages; see `{command()} foreign`"))
     console.print(facts(lines))
     for sentence in telling.told([one for one in seen.incidents if worth_a_look(one)]):
         console.print(f"  {sentence}", soft_wrap=True)

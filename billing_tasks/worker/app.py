@@ -1,9 +1,8 @@
 """The Celery app of workers, beat and Flower.
 
 At least once everywhere: acknowledged late, delivered again when a worker is
-lost. That is safe because every write has its own unique key. There are no soft
-time limits (an exception inside COMMIT would leave its outcome unknown): the
-database's own time-outs and a hard limit bound a task instead. Messages never
+lost (tasks.delivery). That is safe because every write has its own unique key. The
+database's own time-outs and a hard limit bound a task. Messages never
 expire and carry no long countdowns; what must wait longer is a row.
 """
 
@@ -19,20 +18,15 @@ from billing_tasks.broker import guards, names
 from billing_tasks.broker.publisher import FREE_MEMORY
 from billing_tasks.settings import Settings, load_settings
 from billing_tasks.worker.schedule import beat_schedule
+from billing_tasks.worker.tasks import add_tasks
 
 
 def worker_config(settings: Settings) -> dict[str, Any]:
     """What a worker needs on top of what a producer needs."""
     return {
         **names.broker_config(settings),
-        "include": ["billing_tasks.worker.tasks"],
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
-        "task_retry_on_worker_lost": True,
-        "task_acks_on_failure": True,
-        "task_acks_on_timeout": True,
-        # The hard limit must outlast a drainer's budget and one statement on top of it.
-        "task_time_limit": int(settings.settle_budget_seconds + 2 * settings.statement_timeout_seconds + 30),
+        "worker_consumer": "billing_tasks.worker.consumer:Consumer",
+        "billing_old_queue": settings.old_queue,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_prefetch_multiplier": 4,
         "worker_eta_task_limit": 1000,
@@ -50,6 +44,7 @@ def make_app(settings: Settings) -> Celery:
     """The app as these settings say."""
     made = Celery("billing_tasks")
     made.conf.update(worker_config(settings))
+    add_tasks(made, settings)
     return made
 
 

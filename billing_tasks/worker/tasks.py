@@ -1,4 +1,4 @@
-"""The Celery tasks. Each adapts a message to a flow and reports what Flower shows.
+"""The Celery tasks. Each adapts a message to a flow and reports what Flower shows. An app gets them by `add_tasks`.
 
 `**_` in every signature: a message from a newer producer must not crash an older worker.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from celery import Task
+from celery import Celery, Task
 
 from billing_tasks.admin import Admin
 from billing_tasks.admin.reading import filter_from
@@ -21,7 +23,9 @@ from billing_tasks.flows.settlement import ring, settle
 from billing_tasks.model.consume_log import MAX_MOMENT_MS
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.runtime import runtime
-from billing_tasks.worker.app import app
+from billing_tasks.settings import Settings
+
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,61 @@ class BillingTask(Task):  # type: ignore[type-arg]
         return self.run(*args, **kwargs)
 
 
-@app.task(base=BillingTask, bind=True, name=names.SETTLE, max_retries=None, retry_backoff_max=30)
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A task as it is written here, before an app has it."""
+
+    name: str
+    run: Callable[..., Any]
+    options: dict[str, Any]
+
+
+DECLARED: list[Declared] = []
+
+
+def task(name: str, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Declare a task."""
+
+    def declare(run: Callable[..., R]) -> Callable[..., R]:
+        DECLARED.append(Declared(name, run, options))
+        return run
+
+    return declare
+
+
+def add_tasks(app: Celery, settings: Settings) -> None:
+    """Give an app all of them, delivered as they have to be whatever the app's own defaults are."""
+    for declared in DECLARED:
+        app.task(base=BillingTask, name=declared.name, **{**delivery(settings), **declared.options})(  # type: ignore[no-untyped-call]
+            declared.run
+        )
+
+
+def delivery(settings: Settings) -> dict[str, Any]:
+    """At least once: acknowledged when done, delivered again when a worker is lost.
+
+    There are no soft time limits (an exception inside COMMIT would leave its outcome unknown). The hard one must
+    outlast a drainer's budget and one statement on top of it.
+    """
+    time_limit = int(settings.settle_budget_seconds + 2 * settings.statement_timeout_seconds + 30)
+    return {
+        "acks_late": True,
+        "reject_on_worker_lost": True,
+        "retry_on_worker_lost": True,
+        "acks_on_failure": True,
+        "acks_on_timeout": True,
+        "acks_on_failure_or_timeout": True,
+        "serializer": "json",
+        "compression": None,
+        "ignore_result": True,
+        "track_started": False,
+        "rate_limit": 0,
+        "time_limit": time_limit,
+        "send_events": True,
+    }
+
+
+@task(names.SETTLE, bind=True, max_retries=None, retry_backoff_max=30)
 def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
     """Book one shard's outbox. Sent by the doorbell with the request_id that rang. Safe to run twice."""
     r = runtime()
@@ -65,7 +123,7 @@ def _attempt(number: object, count: object, asked: dict[str, Any]) -> dict[str, 
     return Admin(runtime()).dead_letters.retry(number, actor=actor, comment=comment, attempt=count).as_dict()
 
 
-@app.task(base=BillingTask, bind=True, name=names.CONSUME, max_retries=None)
+@task(names.CONSUME, bind=True, max_retries=None)
 def consume_one(
     self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
 ) -> dict[str, object]:
@@ -90,7 +148,7 @@ def _sent_at_ms(request: Any) -> int | None:
     return sent if type(sent) is int and 0 <= sent <= MAX_MOMENT_MS else None
 
 
-@app.task(base=BillingTask, bind=True, name=names.REFUND, max_retries=None)
+@task(names.REFUND, bind=True, max_retries=None)
 def refund_one(
     self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
 ) -> dict[str, object]:
@@ -105,7 +163,7 @@ def refund_one(
     return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
 
 
-@app.task(base=BillingTask, name=names.RETRY_FAILED, resultrepr_maxsize=16_384)
+@task(names.RETRY_FAILED, resultrepr_maxsize=16_384)
 def retry_failed(
     limit: int = 100,
     due_only: bool = False,
@@ -133,7 +191,7 @@ def retry_failed(
     return dead_letters.send(actor=actor, comment=comment, limit=limit, **wanted).as_dict()
 
 
-@app.task(base=BillingTask, name=names.EXPIRE_HOLDS, max_retries=0)
+@task(names.EXPIRE_HOLDS, max_retries=0)
 def expire_holds(**_: Any) -> dict[str, object]:
     """Release holds that are due. From beat; the next run is the retry."""
     r = runtime()
@@ -141,14 +199,14 @@ def expire_holds(**_: Any) -> dict[str, object]:
     return {"expired": expired}
 
 
-@app.task(base=BillingTask, name=names.RING_STALE, max_retries=0)
+@task(names.RING_STALE, max_retries=0)
 def ring_stale(**_: Any) -> dict[str, object]:
     """Call drainers for outboxes that no worker drains. From beat; the next run is the retry."""
     r = runtime()
     return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings))}
 
 
-@app.task(base=BillingTask, name=names.RECONCILE, max_retries=0)
+@task(names.RECONCILE, max_retries=0)
 def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str, object]:
     """Check the guarantees and set right what is off in Redis; never the ledger. The next run is the retry.
 
@@ -160,7 +218,7 @@ def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str,
     return {**done.before.as_dict(), "repaired": [str(one) for one in done.repaired]}
 
 
-@app.task(base=BillingTask, name=names.MAINTAIN_PARTITIONS)
+@task(names.MAINTAIN_PARTITIONS)
 def maintain_partitions(**_: Any) -> dict[str, object]:
     """Make the months ahead. From beat; `migrate` does the same without a task."""
     return {"created": Admin(runtime()).maintain_partitions()}

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from billing_tasks import errors
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.worker import tasks
 from tests.conftest import Billing
+from tests.worker.tasks import module as tasks
+from tests.worker.tasks import task_of
 
 FIELDS = {
     *("user_id", "token_id", "channel_id", "quota", "request_id", "prompt_tokens", "completion_tokens"),
@@ -58,7 +59,7 @@ def delivered(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bil
 def test_no_message_crashes_a_worker_or_moves_quota_that_is_not_its_own(delivered: Billing, name: str) -> None:
     payer = delivered.payer(1_000_000)
     bystander = delivered.payer(777)
-    task = getattr(tasks, name)
+    task = task_of(name)
 
     @settings(
         max_examples=300,
@@ -96,4 +97,4 @@ def test_arguments_of_the_wrong_kind_are_refused_by_name(
     delivered: Billing, task: str, argument: str, value: object
 ) -> None:
     with pytest.raises(errors.InvalidRequest, match=argument):
-        getattr(tasks, task).apply(kwargs={argument: value}, throw=True)
+        task_of(task).apply(kwargs={argument: value}, throw=True)

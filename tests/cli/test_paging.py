@@ -15,9 +15,10 @@ from billing_tasks.cli import app
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import runtime
-from billing_tasks.worker import tasks
 from tests.conftest import Billing
 from tests.flows.dead_letters.conftest import DeadLetterDriver, charge, refund_of, usage
+from tests.worker.tasks import module as tasks
+from tests.worker.tasks import task_of
 
 Run = Callable[..., Result]
 
@@ -133,11 +134,13 @@ def test_the_task_chooses_by_refund_id_and_key_and_knows_the_words_of_the_releas
     dead_letters, payer = DeadLetterDriver(billing), billing.payer()
     first = dead_letters.keep(refund_of(payer[0], charge(billing, payer), 5, "case-1"))
     second = dead_letters.keep(usage(payer, 5, client_key="order-9"))
-    assert tasks.retry_failed(refund_ids=["case-1"], dry_run=True)["would"] == {"posted": 1}
-    assert tasks.retry_failed(refund_ids=["case-1"], who="ann", why="the outage is over")["numbers"] == [first]
-    assert tasks.retry_failed(client_keys=["order-9"], actor="bob", comment="again")["numbers"] == [second]
-    tasks.refund_one.apply(kwargs={"dead_letter": first, "attempt": 1, "who": "ann", "why": "old words"}, throw=True)
-    tasks.consume_one.apply(kwargs={"dead_letter": second, "attempt": 1, "actor": "bob"}, throw=True)
+    assert task_of("retry_failed")(refund_ids=["case-1"], dry_run=True)["would"] == {"posted": 1}
+    assert task_of("retry_failed")(refund_ids=["case-1"], who="ann", why="the outage is over")["numbers"] == [first]
+    assert task_of("retry_failed")(client_keys=["order-9"], actor="bob", comment="again")["numbers"] == [second]
+    task_of("refund_one").apply(
+        kwargs={"dead_letter": first, "attempt": 1, "who": "ann", "why": "old words"}, throw=True
+    )
+    task_of("consume_one").apply(kwargs={"dead_letter": second, "attempt": 1, "actor": "bob"}, throw=True)
     said = {
         number: [(line.actor, line.comment) for line in dead_letters.ledger.dead_letter_history(number)]
         for number in (first, second)
@@ -146,4 +149,4 @@ def test_the_task_chooses_by_refund_id_and_key_and_knows_the_words_of_the_releas
     assert said[second] == [("", ""), ("bob", "again"), ("bob", "booked now")]
     for wrong in ({"refund_ids": []}, {"client_keys": "order-9"}, {"refund_ids": ["x"] * 101}, {"refund_id": "x"}):
         with pytest.raises(InvalidRequest):
-            tasks.retry_failed(**wrong)
+            task_of("retry_failed")(**wrong)

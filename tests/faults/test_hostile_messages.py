@@ -49,7 +49,7 @@ def message(body: Any = None, **headers: Any) -> dict[str, Any]:
         "properties": {
             "correlation_id": task_id,
             "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "celery"},
+            "delivery_info": {"exchange": "", "routing_key": "billing"},
             "priority": 0,
             "body_encoding": "base64",
             "delivery_tag": str(uuid.uuid4()),
@@ -118,7 +118,7 @@ REFUSED: list[Any] = [
 def push(site: Site, *raw: Any) -> None:
     with site.queue() as client:
         for one in raw:
-            client.lpush("celery", one if isinstance(one, bytes) else json.dumps(one))
+            client.lpush("billing", one if isinstance(one, bytes) else json.dumps(one))
 
 
 def goes_on(site: Site, payer: Payer, times: int = 1) -> None:
@@ -130,7 +130,7 @@ def goes_on(site: Site, payer: Payer, times: int = 1) -> None:
         seconds=60,
         what="good ones are booked",
     )
-    eventually(lambda: site.queue().llen("celery") == 0, seconds=120)
+    eventually(lambda: site.queue().llen("billing") == 0, seconds=120)
     assert site.alive()
 
 
@@ -152,11 +152,11 @@ def test_garbage_in_the_queue_ends_no_worker_and_blocks_no_message(site: Site, b
 
 
 def test_unreadable_messages_are_kept_beside_the_queue(site: Site) -> None:
-    site.queue().delete("celery.unreadable")
+    site.queue().delete("billing.unreadable")
     deep = message(nested(300))
     push(site, b"hello", b'{"no": "envelope"}', but(properties=None), deep)
-    eventually(lambda: site.queue().llen("celery.unreadable") == 4)
-    kept: Any = site.queue().lrange("celery.unreadable", 0, -1)
+    eventually(lambda: site.queue().llen("billing.unreadable") == 4)
+    kept: Any = site.queue().lrange("billing.unreadable", 0, -1)
     assert {b"hello", b'{"no": "envelope"}'} < set(kept)
     assert deep["body"] in {json.loads(one).get("body") for one in kept if one.startswith(b'{"body')}
 

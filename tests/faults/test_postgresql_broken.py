@@ -14,10 +14,10 @@ import pytest
 
 from billing_tasks import errors
 from billing_tasks.flows.settlement import settle
-from billing_tasks.worker.tasks import settle_shard
 from tests.conftest import CHANNEL, Payer
 from tests.faults.site import Site
 from tests.worker.conftest import eventually
+from tests.worker.tasks import task_of
 
 #: The workers' sessions, whichever they have by now.
 SESSIONS = "application_name = 'billing_tasks' and pid <> pg_backend_pid()"
@@ -96,7 +96,7 @@ def test_a_crash_under_traffic_loses_nothing_and_stops_nobody(site: Site) -> Non
 
 
 def test_a_drainer_that_gave_up_is_followed_by_its_own_retry_alone(site: Site) -> None:
-    longest_wait = settle_shard.retry_backoff_max + site.billing.settings.statement_timeout_seconds
+    longest_wait = task_of("settle_shard").retry_backoff_max + site.billing.settings.statement_timeout_seconds
     assert longest_wait * 1000 < settle.QUIET_AFTER_FAILURE_MS
 
 

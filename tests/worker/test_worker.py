@@ -102,17 +102,17 @@ def broker(billing: Billing) -> redis.Redis:
 
 def queue_length(billing: Billing) -> int:
     with broker(billing) as client:
-        return int(client.llen("celery"))  # type: ignore[arg-type]
+        return int(client.llen("billing"))  # type: ignore[arg-type]
 
 
 def deliver_twice(billing: Billing) -> int:
     """Put every waiting message a second time beside it, as a redelivery would; returns how many there were."""
     with broker(billing) as client:
-        waiting: Any = client.lrange("celery", 0, -1)
+        waiting: Any = client.lrange("billing", 0, -1)
         for raw in waiting:
             message = json.loads(raw)
             message["properties"]["delivery_tag"] = str(uuid.uuid4())
-            client.lpush("celery", json.dumps(message))
+            client.lpush("billing", json.dumps(message))
         return len(waiting)
 
 
@@ -154,14 +154,14 @@ def test_a_message_in_plain_json_from_another_language_is_booked(billing: Billin
         "properties": {
             "correlation_id": request_id,
             "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "celery"},
+            "delivery_info": {"exchange": "", "routing_key": "billing"},
             "priority": 0,
             "body_encoding": "base64",
             "delivery_tag": str(uuid.uuid4()),
         },
     }
     with broker(billing) as client:
-        client.lpush("celery", json.dumps(message))
+        client.lpush("billing", json.dumps(message))
     eventually(lambda: billing.accounts.user(payer[0]).used_quota == 5, what="the usage is booked")
 
 

@@ -175,7 +175,8 @@ def test_the_ledgers_own_faults_are_told_and_never_repaired(billing: Billing) ->
 
 
 def test_the_task_repairs_redis_and_says_what_it_did(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
-    from billing_tasks.worker import tasks
+    from tests.worker.tasks import module as tasks
+    from tests.worker.tasks import task_of
 
     monkeypatch.setattr(tasks, "runtime", lambda: billing.runtime)
     payer = billing.payer(1000)
@@ -186,12 +187,12 @@ def test_the_task_repairs_redis_and_says_what_it_did(billing: Billing, monkeypat
         "held",
         30,
     )
-    told = tasks.reconcile_all(repair=False)
+    told = task_of("reconcile_all")(repair=False)
     assert (told["ok"], told["repaired"]) == (False, [])
-    told = tasks.reconcile_all(sums=False)
+    told = task_of("reconcile_all")(sums=False)
     assert told["repaired"] == [f"count held and unposted of user {payer[0]} anew"]
     assert json.loads(json.dumps(told)) == told
-    assert tasks.reconcile_all()["ok"]
+    assert task_of("reconcile_all")()["ok"]
 
 
 def test_a_shard_with_a_long_backlog_is_not_judged_rather_than_blocked(

@@ -17,9 +17,10 @@ from billing_tasks.flows.dead_letters import record, resolve, retry
 from billing_tasks.ledger.rows import DeadLetterState
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.refund import RefundRequest
-from billing_tasks.worker import tasks
 from tests.conftest import Billing, MakeBilling
 from tests.flows.dead_letters.conftest import DeadLetterDriver, charge, refund_of, usage
+from tests.worker.tasks import module as tasks
+from tests.worker.tasks import task_of
 
 RETRYING, FAILED, RESOLVED, DISCARDED = DeadLetterState
 
@@ -188,8 +189,8 @@ def test_a_bug_that_an_attempt_meets_is_noted_and_does_not_repeat_for_ever(
     try:
         for count in (1, 2):
             with pytest.raises(Exception, match="not one of ours"):
-                tasks.consume_one.apply(kwargs={"dead_letter": number, "attempt": count}, throw=True)
-        tasks.consume_one.apply(kwargs={"dead_letter": other, "attempt": 1}, throw=True)
+                task_of("consume_one").apply(kwargs={"dead_letter": number, "attempt": count}, throw=True)
+        task_of("consume_one").apply(kwargs={"dead_letter": other, "attempt": 1}, throw=True)
     finally:
         billing.sql("drop function billing.broken cascade")
     assert (dead_letters.get(number).state, dead_letters.get(number).reason, dead_letters.get(number).attempts) == (

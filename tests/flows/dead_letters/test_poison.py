@@ -11,9 +11,10 @@ from billing_tasks.flows.dead_letters import record
 from billing_tasks.flows.requests.release import release_event
 from billing_tasks.model.events import encode
 from billing_tasks.model.ids import new_request_id
-from billing_tasks.worker import tasks
 from tests.conftest import Billing, MakeBilling, Payer
 from tests.flows.dead_letters.conftest import DeadLetterDriver, Run, refund_of, usage
+from tests.worker.tasks import module as tasks
+from tests.worker.tasks import task_of
 
 #: What a valid message of billing.consume for this payer would be: no poison, but no event of an outbox either.
 MESSAGE = b'{"request_id":"ID","user_id":1,"token_id":1,"channel_id":3,"quota":50}'
@@ -107,7 +108,7 @@ def test_a_message_with_anything_in_it_is_kept_and_retried_without_harm(
         "n": nested,
     }
     with pytest.raises(errors.Refused):
-        getattr(tasks, task).apply(kwargs=json.loads(json.dumps(message)), throw=True)
+        task_of(task).apply(kwargs=json.loads(json.dumps(message)), throw=True)
     dead_letter = dead_letters.only()
     assert dead_letter.reason == "invalid_request"
     assert dead_letters.attempt(dead_letter.id) == "InvalidRequest"

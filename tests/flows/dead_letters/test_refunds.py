@@ -14,9 +14,10 @@ from billing_tasks import ConsumeLog, errors
 from billing_tasks.flows.requests import refund
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.refund import RefundRequest
-from billing_tasks.worker import tasks
 from tests.conftest import CHANNEL, Billing
 from tests.flows.dead_letters.conftest import DeadLetterDriver, charge, refund_of
+from tests.worker.tasks import module as tasks
+from tests.worker.tasks import task_of
 
 Refund = Callable[..., None]
 
@@ -28,7 +29,7 @@ def by_outbox(billing: Billing, wanted: RefundRequest) -> None:
 
 def by_task(billing: Billing, wanted: RefundRequest) -> None:
     """As another program sends it: the task billing.refund."""
-    tasks.refund_one.apply(kwargs=wanted.kwargs, throw=True)
+    task_of("refund_one").apply(kwargs=wanted.kwargs, throw=True)
 
 
 BOTH_PATHS = pytest.mark.parametrize("send", [by_outbox, by_task])

@@ -1,0 +1,99 @@
+"""What a worker takes from its queue: its own tasks. Anything else is set aside, on every transport, never discarded.
+
+Celery discards a message of a task that it does not know, of another serializer, or of no shape that it knows, and
+ends on some. Another application that shares the broker and Celery's default queue would lose its tasks to us, so they
+are put into `<queue>.foreign`, where `billing-tasks foreign` shows them and hands them back; what nobody can read goes
+into `<queue>.unreadable`. Put there first and acknowledged then: a crash in between has it twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from billing_tasks.broker import foreign, names
+from billing_tasks.broker.guards import check_message
+from billing_tasks.errors import Unavailable
+from billing_tasks.model.ids import shorten
+
+#: How often a worker looks for tasks of ours in the old queue.
+FETCH_EVERY_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Consumer(CeleryConsumer):
+    """Celery's, with another answer to what is not its own."""
+
+    _fetching: Any = None
+    connection_errors: tuple[type[Exception], ...]  # of the transport, as Celery sets them
+    channel_errors: tuple[type[Exception], ...]
+
+    def on_ready(self) -> None:
+        """Once it is connected, and after each reconnection."""
+        super().on_ready()
+        if self._fetching is not None:
+            self._fetching.cancel()
+        old_queue = self.app.conf.billing_old_queue
+        if old_queue and old_queue != self.app.conf.task_default_queue:
+            self._fetching = self.timer.call_repeatedly(FETCH_EVERY_SECONDS, self._fetch, (old_queue,))
+        threading.Thread(target=self._warn_of_others, name="billing-neighbours", daemon=True).start()
+
+    def _fetch(self, old_queue: str) -> None:
+        """Tasks of ours that were sent to the old queue. The transport says if the broker is away; this need not."""
+        with suppress(Unavailable):
+            foreign.fetch_ours(self.app, old_queue, self.app.conf.task_default_queue)
+
+    def _warn_of_others(self) -> None:
+        queue = self.app.conf.task_default_queue
+        for other in foreign.other_workers(self.app, queue, names.SETTLE):
+            log.warning(
+                "worker %s of another application consumes queue %s, too: what it takes of billing's tasks it"
+                " discards. Give it a queue of its own, or set BILLING_QUEUE",
+                other.name,
+                queue,
+            )
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        receive = super().create_task_handler(*args, **kwargs)
+
+        def on_task_received(message: Any) -> None:
+            try:
+                check_message(message)
+            except (TypeError, ValueError) as exc:
+                self._set_aside(message, foreign.UNREADABLE, exc)
+                return
+            try:
+                receive(message)
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as exc:
+                if message.acknowledged:
+                    raise
+                self._set_aside(message, foreign.UNREADABLE, exc)
+
+        return on_task_received
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature
+        self._set_aside(message, foreign.UNREADABLE, "it is no task")
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
+        self._set_aside(message, foreign.FOREIGN, f"task {exc} is another application's")
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
+        self._set_aside(message, foreign.UNREADABLE, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        self._set_aside(message, foreign.UNREADABLE, exc)
+
+    def _set_aside(self, message: Any, where: str, why: object) -> None:
+        queue = self.app.conf.task_default_queue
+        kept_in = foreign.name(queue, where)
+        log.error("a message in queue %s is set aside in %s: %s", queue, kept_in, shorten(str(why), 300))
+        foreign.set_aside(self.app, message, kept_in)
+        message.ack_log_error(log, self.connection_errors)
