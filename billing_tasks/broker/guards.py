@@ -11,6 +11,9 @@ A Redis whose memory is full refuses kombu's writes, so that no worker could be 
 to drain the outboxes that fill it. Calls of tasks that free memory, and the note
 that a message was taken, are written all the same.
 
+A Redis that answers "not now" (READONLY and UNBLOCKED in a failover, MISCONF, NOREPLICAS, LOADING) ended the worker,
+too. Said as a connection error, it is an outage like another: the worker asks again until it is over.
+
 A message that is not JSON, or JSON of another shape than Celery's, ends the
 worker, too; and one that was noted as unacknowledged before it did so comes
 back and ends the next one; and so does one nested so deeply that it can't be
@@ -36,7 +39,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from billing_tasks.model.ids import shorten
 
@@ -231,3 +234,5 @@ def install(*, allowed_when_full: frozenset[str]) -> None:
     """Have this process's Redis transport use the repaired channel; name the tasks that free memory."""
     Channel.allowed_when_full = allowed_when_full
     kombu_redis.Transport.Channel = Channel
+    if ResponseError not in kombu_redis.Transport.connection_errors:
+        kombu_redis.Transport.connection_errors = (*kombu_redis.Transport.connection_errors, ResponseError)

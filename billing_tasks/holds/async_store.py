@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.holds.connection.connection import AsyncConnection
-from billing_tasks.holds.connection.pool import PoolTimeout
+from billing_tasks.holds.connection.pool import PoolTimeout, demoted
 from billing_tasks.holds.store import HoldStore, connection_options, unavailable, with_body
 
 R = TypeVar("R")
@@ -99,12 +99,7 @@ class AsyncHoldStore:
         replies: list[Any] = []
         try:
             async with asyncio.timeout(self.settings.redis_timeout_seconds):
-                try:
-                    await connection.exchange(commands, replies)
-                except redis.ConnectionError:
-                    # It may have died with its server while it was idle; now it is opened anew.
-                    replies.clear()
-                    await connection.exchange(commands, replies)
+                await self._exchange(connection, commands, replies)
         except (redis.RedisError, TimeoutError) as exc:
             self._fail(asked[len(replies) :], exc)
         except BaseException:
@@ -113,6 +108,22 @@ class AsyncHoldStore:
         else:
             self._idle.append(connection)
         _resolve(asked, replies)
+
+    async def _exchange(self, connection: AsyncConnection, commands: list[Command[Any]], replies: list[Any]) -> None:
+        """As ConnectionPool._exchange."""
+        try:
+            await connection.exchange(commands, replies)
+        except redis.ConnectionError:
+            replies.clear()
+            await connection.exchange(commands, replies)
+            return
+        if demoted(replies):
+            replies.clear()
+            for one in (connection, *self._idle):
+                await one.close()
+            await connection.exchange(commands, replies)
+            if demoted(replies):
+                await connection.close()
 
     def _fail(self, asked: list[_Asked], exc: Exception) -> None:
         timed_out = isinstance(exc, TimeoutError | redis.TimeoutError)

@@ -41,7 +41,36 @@ def flushed(site: Site) -> Iterator[None]:
         client.flushall()
 
 
-FAULTS = pytest.mark.parametrize("fault", [killed, stopped, flushed])
+@contextmanager
+def demoted(site: Site) -> Iterator[None]:
+    """READONLY, and UNBLOCKED for whoever waits; then it is promoted again."""
+    with site.queue() as client:
+        client.replicaof("127.0.0.1", 1)  # type: ignore[no-untyped-call]
+        yield
+        client.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def without_replicas(site: Site) -> Iterator[None]:
+    """NOREPLICAS."""
+    with site.queue() as client:
+        client.config_set("min-replicas-to-write", 1)
+        yield
+        client.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def unblocked(site: Site) -> Iterator[None]:
+    """UNBLOCKED, for each worker that waits for a message."""
+    with site.queue() as client:
+        for one in client.client_list():
+            client.execute_command("CLIENT", "UNBLOCK", one["id"], "ERROR")
+        yield
+
+
+FAULTS = pytest.mark.parametrize(
+    "fault", [killed, stopped, flushed, demoted, without_replicas, unblocked], ids=lambda fault: fault.__name__
+)
 
 
 def one_of_each(billing: Billing, payer: Payer) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from billing_tasks import Bookkeeper, Settings, errors
+from billing_tasks import AsyncBookkeeper, Bookkeeper, Settings, errors
 from billing_tasks.flows.effects import Effect
 from billing_tasks.flows.settlement import settle
 from billing_tasks.flows.settlement.ring import ring_stale
@@ -295,3 +297,40 @@ def replicate(replica: OwnValkey, primary: OwnValkey) -> None:
 
 def look(billing: Billing) -> None:
     billing.runtime.run(ring_stale(commands=billing.runtime.commands, settings=billing.settings))
+
+
+@pytest.mark.parametrize("style", ["sync", "asyncio"])
+def test_connections_to_a_demoted_primary_are_dropped(
+    make_billing: MakeBilling, make_valkey: MakeValkey, tmp_path: Path, style: str
+) -> None:
+    """One address, behind which another server answers for new connections, as a service's name does."""
+    old, new = make_valkey(), make_valkey()
+    address = tmp_path / "redis.sock"
+    address.symlink_to(old.url.removeprefix("unix://"))
+    billing = make_billing(redis_url=f"unix://{address}", shards=2)
+    payer = billing.payer(1000)
+    for one in (old, new):
+        one.listen()
+    replicate(new, old)
+
+    def fail_over() -> None:
+        new.client().replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+        address.unlink()
+        address.symlink_to(new.url.removeprefix("unix://"))
+        old.client().replicaof("127.0.0.1", new.port)  # type: ignore[no-untyped-call]
+
+    async def run() -> None:
+        async with AsyncBookkeeper.from_settings(billing.settings) as bk:
+            await bk.refund_quota(await bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]))
+            fail_over()
+            for _ in range(3):
+                await bk.refund_quota(await bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]))
+
+    if style == "asyncio":
+        asyncio.run(run())
+    else:
+        billing.bk.refund_quota(billing.reserve(payer, 10))
+        fail_over()
+        for _ in range(3):
+            billing.bk.refund_quota(billing.reserve(payer, 10))
+    billing.settle()

@@ -64,15 +64,28 @@ class ConnectionPool:
 
     def _exchange(self, connection: Connection, commands: Sequence[Command[Any]]) -> list[Any]:
         try:
-            return connection.exchange(commands)
+            replies = connection.exchange(commands)
         except redis.ConnectionError:
             # It may have died with its server while it was idle; now it is opened anew.
             return connection.exchange(commands)
+        if demoted(replies):
+            # The server is no primary any more, and its address may lead to another one by now. Nothing was applied.
+            connection.close()
+            self.close()
+            replies = connection.exchange(commands)
+            if demoted(replies):
+                connection.close()
+        return replies
 
     def close(self) -> None:
         """Close the connections that are idle; they open again when they are used."""
         while connection := _taken(self._idle):
             connection.close()
+
+
+def demoted(replies: Sequence[Any]) -> bool:
+    """True if the server refused to write because it is a replica."""
+    return any(isinstance(reply, redis.exceptions.ReadOnlyError) for reply in replies)
 
 
 def _taken(idle: list[Connection]) -> Connection | None:
