@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from billing_tasks.broker import foreign, names
+from billing_tasks.broker import names
 from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.audit.answers import Watched
 from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing
+from billing_tasks.model import set_aside
 from billing_tasks.runtime import Runtime
 
 #: Where messages are kept that were in our queue and are not ours, or that nobody could read.
-KEPT: Final = (foreign.FOREIGN, foreign.UNREADABLE)
+KEPT: Final = (set_aside.FOREIGN, set_aside.UNREADABLE)
 #: So many of the last incidents are part of a status.
 LAST_INCIDENTS: Final = 200
 
@@ -80,15 +81,19 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
 
 
 def _set_aside(runtime: Runtime, problems: list[str]) -> dict[str, int]:
+    from billing_tasks.broker import foreign  # noqa: PLC0415 - Celery, which a status without workers needs not
+
     queue = runtime.settings.queue
     try:
-        return {where: foreign.count(runtime.doorbell.app, foreign.name(queue, where)) for where in KEPT}
+        return {where: foreign.count(runtime.doorbell.app, set_aside.name(queue, where)) for where in KEPT}
     except Unavailable as exc:
         problems.append(exc.message)
         return {}
 
 
 def _other_workers(runtime: Runtime, answered: list[str]) -> list[str]:
+    from billing_tasks.broker import foreign  # noqa: PLC0415 - likewise
+
     queue = runtime.settings.queue
     others = foreign.other_workers(runtime.doorbell.app, queue, names.SETTLE) if answered else []
     return [

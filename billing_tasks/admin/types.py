@@ -2,7 +2,6 @@
 
 from billing_tasks.admin.one_by_one import NOT_FOUND, Result
 from billing_tasks.admin.paging import Page
-from billing_tasks.broker.foreign import SetAside
 from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, Watched
 from billing_tasks.flows.dead_letters.answers import FOR_EVER, Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import (
@@ -20,6 +19,7 @@ from billing_tasks.ledger.rows import (
     Missing,
     Unset,
 )
+from billing_tasks.model.set_aside import SetAside
 
 __all__ = [
     "FOR_EVER",

@@ -18,28 +18,10 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from billing_tasks.errors import Unavailable
+from billing_tasks.model.set_aside import FOREIGN, MOST, UNREADABLE, SetAside, name
 from billing_tasks.settings import redact
 
-FOREIGN: Final = "foreign"
-UNREADABLE: Final = "unreadable"
-
-#: Messages that are looked at or handed back in one call.
-MOST: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """One message. `task`: as its header says; "" if it says nothing."""
-
-    task: str
-    task_id: str
-    content_type: str
-    body: str  # its beginning
-
-
-def name(queue: str, where: str) -> str:
-    """The queue in which messages of `queue` are set aside."""
-    return f"{queue}.{where}"
+__all__ = ["FOREIGN", "MOST", "UNREADABLE", "SetAside", "count", "fetch_ours", "hand_back", "look", "name", "set_aside"]
 
 
 def set_aside(app: Celery, message: Any, kept_in: str) -> None:

@@ -83,6 +83,10 @@ def _compare_outboxes(seen: Snapshot, ledger: Ledger, report: Report) -> None:
     cursors = {(cursor.shard, cursor.epoch): cursor for cursor in ledger.outbox_cursors()}
     for key, cursor in cursors.items():
         told[key] = max(told.get(key, 0), cursor.seen)
+        highest = max((last for _, last in cursor.accounted), default=0)
+        if not highest == cursor.posted <= cursor.seen:
+            of = f"shard {cursor.shard}, epoch {cursor.epoch}"
+            report.findings.append(Finding(2, "cursor of outbox", of, highest, cursor.posted))
     lost = ledger.lost_numbers()
     for (shard, epoch), seq in told.items():
         known = cursors.get((shard, epoch))
