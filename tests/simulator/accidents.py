@@ -191,10 +191,12 @@ class Accidents:
             self.oracle.performed(command, self.world.send(command))
 
     def _new_run_id(self) -> None:
+        """Another run; or the same one, of a server that was demoted and promoted again meanwhile."""
+        changed = self.dice.choice(("run_id", "replid"))
         for at in range(SHARDS):
             meta = self.world.commands.keys.meta(at)
             if self._redis("EXISTS", meta):
-                self._redis("HSET", meta, "run_id", ANOTHER_RUN)
+                self._redis("HSET", meta, changed, ANOTHER_RUN)
 
     def _redis(self, *words: Any) -> Any:
         return self.world.send(Command(words, lambda reply: reply))

@@ -35,12 +35,12 @@ LUA: list[Guard] = [
     _guard(
         "load: epoch",
         "a row read in another run of Redis is not loaded",
-        Cut("lua:load", "if fence(meta) ~= epoch then return {'OTHER_EPOCH'} end", "epoch = fence(meta)"),
+        Cut("lua:load", "if current_epoch ~= epoch then return {'OTHER_EPOCH'} end", "epoch = current_epoch"),
     ),
     _guard(
         "load: too late",
         "a row read long ago is not loaded",
-        Cut("lua:load", "if now_ms - began_ms > 5000 then return {'TOO_LATE'} end"),
+        Cut("lua:load", "if math.abs(now_ms - began_ms) > 5000 then return {'TOO_LATE'} end"),
         survives="such an account is dated back, so reserve loads it anew; unless PostgreSQL is away just then",
     ),
     _guard(
@@ -51,14 +51,19 @@ LUA: list[Guard] = [
     _guard(
         "fence: run_id",
         "run_id is compared",
-        Cut("lua:*", "if known_run_id == ARGV[#ARGV] then return epoch end", "if known_run_id then return epoch end"),
+        Cut("lua:*", "if run_id ~= ARGV[#ARGV] or replid ~= ARGV[#ARGV - 1] then", "if not run_id then"),
+    ),
+    _guard(
+        "fence: replid",
+        "the replication id is compared: an old primary that is promoted again keeps its run_id",
+        Cut("lua:*", "if run_id ~= ARGV[#ARGV] or replid ~= ARGV[#ARGV - 1] then", "if run_id ~= ARGV[#ARGV] then"),
     ),
     _guard(
         "reserve: check of the user",
         "the user's available quota is checked",
         Cut(
             "lua:reserve",
-            "if available < wanted then return answer('INSUFFICIENT_USER_QUOTA', available, user_age) end",
+            "if available < wanted then return 'INSUFFICIENT_USER_QUOTA', available, user_age end",
         ),
     ),
     _guard(
@@ -66,14 +71,14 @@ LUA: list[Guard] = [
         "usage that is not booked yet counts",
         Cut(
             "lua:reserve",
-            "local available = tonumber(u[1]) - user_held - user_unposted\nif available < wanted",
-            "local available = tonumber(u[1]) - user_held\nif available < wanted",
+            "local available = tonumber(u[1]) - tonumber(u[2] or 0) - tonumber(u[3] or 0)\n  if available < wanted",
+            "local available = tonumber(u[1]) - tonumber(u[2] or 0)\n  if available < wanted",
         ),
     ),
     _guard(
         "reserve: a busy account stays",
         "an account with a hold does not expire",
-        Cut("lua:reserve", "if user_held + user_unposted == 0 then redis.call('PERSIST', user) end"),
+        Cut("lua:reserve", "if tonumber(u[2] or 0) + tonumber(u[3] or 0) == 0 then redis.call('PERSIST', user) end"),
     ),
     _guard(
         "consume: a busy account stays",
@@ -102,7 +107,7 @@ LUA: list[Guard] = [
     _guard(
         "expire: weight",
         "expired quota waits for its booked release",
-        Cut("lua:expire", "held, held, payload", "held, '0', payload"),
+        Cut("lua:expire", "held, asked, held, payload", "held, asked, '0', payload"),
     ),
     _guard(
         "settled: version",
@@ -121,9 +126,7 @@ LUA: list[Guard] = [
     _guard(
         "settled: epoch",
         "rows read in another run of Redis are not cached in this one",
-        Cut(
-            "lua:settled", "local same_epoch = current_epoch == epoch", "local same_epoch = true; epoch = current_epoch"
-        ),
+        Cut("lua:settled", "local fresh = current_epoch == epoch and", "epoch = current_epoch\nlocal fresh ="),
     ),
     _guard(
         "settled: removal",
@@ -313,7 +316,7 @@ FLOWS: list[Guard] = [
         "what PostgreSQL refuses at once is kept as a dead letter",
         Cut(
             "py:billing_tasks.flows.requests.without_redis",
-            "        if not outcome.booked:\n            await keep([of_outcome(event, outcome)])\n",
+            "        if not outcome.booked:\n            await keep([await of_refusal(event, outcome)])\n",
         ),
     ),
     _guard(

@@ -177,14 +177,15 @@ class World:
     def look(self, keys: list[Key]) -> list[dict[str, Any]]:
         """Counters and cached accounts; `loaded`: as reserve.lua would see it."""
         names = ("held", "unposted", "balance", "version", "loaded_epoch", "loaded_at")
-        metas = [Command(("HMGET", self.commands.keys.meta(at), "epoch", "run_id"), list) for at in range(SHARDS)]
+        words = [("HMGET", self.commands.keys.meta(at), "epoch", "run_id", "replid") for at in range(SHARDS)]
+        metas = [Command(w, list) for w in words]
         reads = [Command(("HMGET", self.account_key(key), *names), list) for key in keys]
         now_ms, *replies = self.runtime.holds.send_all(Pipeline((self.commands.server_time(), *metas, *reads)))
         seen = []
         for key, reply in zip(keys, replies[SHARDS:], strict=True):
             cached = dict(zip(names, [None if value is None else int(value) for value in reply], strict=True))
-            epoch, run_id = replies[(key[1] if key[0] == "user" else TOKENS[key[1]][0]) % SHARDS]
-            loaded = cached["loaded_epoch"] is not None and epoch is not None and run_id != ANOTHER_RUN.encode()
+            epoch, *run = replies[(key[1] if key[0] == "user" else TOKENS[key[1]][0]) % SHARDS]
+            loaded = cached["loaded_epoch"] is not None and epoch is not None and ANOTHER_RUN.encode() not in run
             loaded = loaded and cached["loaded_epoch"] == int(epoch)
             seen.append({**cached, "loaded": loaded, "age_ms": now_ms - (cached["loaded_at"] or 0)})
         return seen
