@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing_tasks.errors import BillingError
 from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
+from billing_tasks.flows.reach import Reach
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.store import Ledger
@@ -30,6 +31,7 @@ class Runtime:
         self.settings = settings
         self.holds = HoldStore(settings)
         self.ledger = Ledger.from_settings(settings)
+        self.reach = Reach()
         self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
         self.when_spooled: Callable[[], None] = lambda: None
         os.register_at_fork(after_in_child=self.forget_parents_connections)
@@ -68,7 +70,10 @@ class Runtime:
             case Pipeline():
                 return self.holds.send_all(effect)
             case InLedger():
-                return effect.call(self.ledger)
+                if effect.needed is None:
+                    return effect.call(self.ledger)
+                with self.reach.asking(needed=effect.needed):
+                    return effect.call(self.ledger)
             case Ring():
                 return self.doorbell.ring(effect.shard, effect.request_id)
             case Enqueue():

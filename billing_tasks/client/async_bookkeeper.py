@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -38,6 +39,8 @@ class AsyncBookkeeper(BookkeeperBase):
         super().__init__(runtime.settings, runtime.commands)
         self._runtime = runtime
         self._holds = AsyncHoldStore(runtime.holds)
+        # More than connections to PostgreSQL: a call that waits for one must not keep the broker's waiting.
+        self._threads = ThreadPoolExecutor(runtime.settings.database_connections + 4, "billing-async")
         self._settling: set[asyncio.Task[None]] = set()
         self._relayer = relay_from_now_on(runtime)
         _ = runtime.doorbell  # loads Celery now, and not in the middle of the first request
@@ -69,7 +72,8 @@ class AsyncBookkeeper(BookkeeperBase):
             case Ring():
                 return self._runtime.perform(effect)  # only wakes a thread
             case _:
-                return await asyncio.to_thread(self._runtime.perform, effect)
+                # Threads of our own: the application's would be kept waiting by a server that does not answer.
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._runtime.perform, effect)
 
     async def user_has_enough_quota(self, user_id: int, quota: int) -> bool:
         """See Bookkeeper.user_has_enough_quota."""
@@ -168,6 +172,7 @@ class AsyncBookkeeper(BookkeeperBase):
         await self._holds.close()
         await asyncio.to_thread(self._relayer.close)
         await asyncio.to_thread(self._runtime.close)
+        self._threads.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,14 +19,16 @@ from billing_tasks.model.posting import ServerRun
 
 
 async def load_accounts(
-    *, user_id: int, token_id: int, began_ms: int, epoch: str, version: int, commands: Commands
+    *, user_id: int, token_id: int, began_ms: int, epoch: str, version: int, commands: Commands, needed: bool = True
 ) -> None:
     """Read user and token from PostgreSQL and cache them in Redis.
 
-    `began_ms`, `epoch` and `version` are Redis's, from before the reading. Raises UserNotFound,
-    TokenRefused (unknown, other_user) or Unavailable.
+    `began_ms`, `epoch` and `version` are Redis's, from before the reading. Not `needed`: what is cached will do if
+    PostgreSQL is away. Raises UserNotFound, TokenRefused (unknown, other_user) or Unavailable.
     """
-    user, token, server = await InLedger(Ledger.accounts, user_id, token_id)
+    read = InLedger(Ledger.accounts, user_id, token_id)
+    read.needed = needed
+    user, token, server = await read
     if user is None:
         raise UserNotFound(f"There is no user {user_id}.")
     if token is None:
@@ -43,7 +45,9 @@ async def load_accounts(
 
 async def load_user(user_id: int, seen: Available, commands: Commands) -> UserRow:
     """The same for a user alone; `seen` is from before the reading. Raises UserNotFound or Unavailable."""
-    user, _, server = await InLedger(Ledger.accounts, user_id, None)
+    read = InLedger(Ledger.accounts, user_id, None)
+    read.needed = True
+    user, _, server = await read
     if user is None:
         raise UserNotFound(f"There is no user {user_id}.")
     loads = [commands.load_user(user, began_ms=seen.now_ms, epoch=seen.epoch, server=server)]

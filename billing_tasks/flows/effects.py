@@ -17,14 +17,19 @@ __all__ = ["Effect", "Enqueue", "Flow", "InLedger", "IntoSpool", "Meanwhile", "R
 
 
 class InLedger(Effect[R]):
-    """A call of the ledger, one transaction: `await InLedger(Ledger.get_user, 42)`."""
+    """A call of the ledger, one transaction: `await InLedger(Ledger.get_user, 42)`.
 
-    __slots__ = ("args", "kwargs", "name")
+    A read of accounts says whether it is `needed`: one that its caller can do without is not tried while PostgreSQL is
+    away (reach.py). None: it is no such read.
+    """
+
+    __slots__ = ("args", "kwargs", "name", "needed")
 
     def __init__(self, method: Callable[Concatenate[Ledger, P], R], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.name = method.__name__
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
+        self.needed: bool | None = None
 
     def call(self, ledger: Ledger) -> R:
         """Make it. By name: the ledger at hand may be one that overrides the method."""

@@ -7,6 +7,7 @@ one, together: with many requests at once each costs a fraction of a round trip.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, TypeVar
 
 import redis
@@ -14,6 +15,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from billing_tasks.errors import InvalidRequest
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.holds.connection.connection import AsyncConnection
 from billing_tasks.holds.connection.pool import PoolTimeout, demoted
@@ -87,10 +89,12 @@ class AsyncHoldStore:
             together, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
             trip = asyncio.get_running_loop().create_task(self._travel(together))
             self._trips.add(trip)
-            trip.add_done_callback(self._arrive)
+            trip.add_done_callback(partial(self._arrive, together))
 
-    def _arrive(self, trip: asyncio.Task[None]) -> None:
+    def _arrive(self, asked: list[_Asked], trip: asyncio.Task[None]) -> None:
         self._trips.discard(trip)
+        # One that was cancelled before its first step has told nobody.
+        _resolve(asked, [PoolTimeout("the program ends")] * len(asked))
         self._depart()
 
     async def _travel(self, asked: list[_Asked]) -> None:
@@ -140,6 +144,10 @@ class AsyncHoldStore:
     async def _ready(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():
+                raise InvalidRequest(
+                    "This AsyncBookkeeper is in use by another event loop that is running. Make one for each loop."
+                )
             # Connections belong to the loop they were opened in; a second asyncio.run() gets its own.
             options = {**connection_options(self.settings), "socket_timeout": None}  # a trip has a time-out of its own
             del options["timeout"]

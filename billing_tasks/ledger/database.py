@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.ledger.failures import connection_lost, in_the_way, read_only, translate
+from billing_tasks.ledger.watch import Watch
 from billing_tasks.settings import Settings
 
 T = TypeVar("T")
@@ -34,6 +35,11 @@ class Database:
     """Runs statements and transactions, and turns PostgreSQL's errors into ours."""
 
     def __init__(self, settings: Settings) -> None:
+        #: PostgreSQL ends a statement before that; an answer that is not there by then is of a server that is stopped.
+        self._bound = settings.statement_timeout_seconds + settings.lock_timeout_seconds + 1
+        #: What a reservation waits for a row: it waits for no lock.
+        self.read_seconds = min(settings.statement_timeout_seconds, settings.lock_timeout_seconds)
+        self._watch = Watch()
         self._engine = sa.create_engine(
             "postgresql+psycopg://",
             creator=creator(settings.database_url, **_timeouts(settings)),
@@ -47,29 +53,42 @@ class Database:
         sa.event.listen(self._engine, "connect", _note_unconfirmed)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def statement(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[Record]:
-        """Run one statement as a transaction of its own, in one round trip. It must be safe to repeat."""
+    def statement(
+        self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None, *, seconds: float | None = None
+    ) -> list[Record]:
+        """Run one statement as a transaction of its own, in one round trip. It must be safe to repeat.
+
+        `seconds`: give up after so long, and not only when PostgreSQL should have.
+        """
+        bound = self._bound if seconds is None else seconds
 
         def attempt() -> list[Record]:
-            with self._autocommit.connect() as connection:
+            with self._autocommit.connect() as connection, self._watch.over(_descriptor(connection), bound):
                 rows = list(connection.execute(statement, parameters or {}).all())
                 _check_confirmed(connection.info)
             return rows
 
         return self._repeat(attempt, after_loss=lambda: True)
 
-    def transaction(self, work: Callable[[sa.Connection], T], *, repeatable: bool = True) -> T:
+    def transaction(
+        self, work: Callable[[sa.Connection], T], *, repeatable: bool = True, seconds: float | None = None
+    ) -> T:
         """Run `work` in one transaction and commit it.
 
         `repeatable=False`: a connection that is lost while committing may have committed,
-        so `work` is not run again then.
+        so `work` is not run again then. `seconds`: how long it may take altogether.
         """
         committing = False
+        bound = self._bound if seconds is None else seconds
 
         def attempt() -> T:
             nonlocal committing
             committing = False
-            with self._engine.begin() as connection:
+            with (
+                self._engine.connect() as connection,
+                self._watch.over(_descriptor(connection), bound),  # around the commit, too
+                connection.begin(),
+            ):
                 result, info = work(connection), connection.info
                 committing = True
             _check_confirmed(info)
@@ -109,6 +128,12 @@ class Database:
     def dispose_after_fork(self) -> None:
         """Forget connections inherited from the parent without closing them: they are the parent's."""
         self._engine.dispose(close=False)
+
+
+def _descriptor(connection: sa.Connection) -> int:
+    """Of the socket of a connection."""
+    raw: Any = connection.connection.dbapi_connection
+    return int(raw.fileno())
 
 
 def _note_unconfirmed(connection: psycopg.Connection[Any], record: Any) -> None:

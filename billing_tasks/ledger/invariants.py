@@ -11,6 +11,8 @@ from billing_tasks.ledger.rows import Violation
 
 # Reads the whole ledger, so the timeout of ordinary statements is lifted for it.
 _NO_TIMEOUT: Final = sa.text("set local statement_timeout = 0")
+#: Of a ledger of any size. A server that is stopped meanwhile is noticed by then.
+_LONGEST_SECONDS: Final = 6 * 3600.0
 _BROKEN: Final = sa.text("select what, id, expected, actual from billing.broken_invariants()")
 
 
@@ -24,4 +26,4 @@ class Invariants(Part):
             connection.execute(_NO_TIMEOUT)
             return [Violation(*row) for row in connection.execute(_BROKEN)]
 
-        return self._db.transaction(work)
+        return self._db.transaction(work, seconds=_LONGEST_SECONDS)

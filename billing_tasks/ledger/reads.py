@@ -40,7 +40,9 @@ class Reads(Part):
 
     def accounts(self, user_id: int, token_id: int | None) -> tuple[UserRow | None, TokenRow | None, ServerRun]:
         """A user and a token as they are now, and who says so, in one round trip; None for what does not exist."""
-        row = self._db.statement(_ACCOUNTS, {"user_id": user_id, "token_id": token_id})[0]
+        row = self._db.statement(_ACCOUNTS, {"user_id": user_id, "token_id": token_id}, seconds=self._db.read_seconds)[
+            0
+        ]
         users, tokens = columns.users_from_json(row.users), columns.tokens_from_json(row.tokens)
         server = ServerRun(row.server_run, row.last_version)
         return (users[0] if users else None), (tokens[0] if tokens else None), server

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,31 @@ import redis
 
 from billing_tasks.lab.processes import Supervised
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
+
+
+@contextmanager
+def frozen_whole(server: Supervised) -> Iterator[None]:
+    """The same of a server with a process for each session, as PostgreSQL is: none of them answers."""
+    assert server.pid is not None
+    pids = [server.pid, *_children(server.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _children(of: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == of:
+                found.append(int(stat.parent.name))
+    return found
 
 
 @contextmanager

@@ -100,13 +100,13 @@ async def granted(
             await _load(wanted, reply, commands)
         elif outcome == Reserve.STALE:
             try:
-                await _load(wanted, reply, commands)
+                await _load(wanted, reply, commands, needed=False)
             except Unavailable:
                 fresh_ms = 0  # PostgreSQL is away: the old row is the best there is
         elif outcome in _BY_THE_CACHE and not asked_again and reply.age_ms >= settings.refusal_fresh_seconds * 1000:
             asked_again = True
             try:
-                await _load(wanted, reply, commands)
+                await _load(wanted, reply, commands, needed=False)
             except Unavailable:
                 raise _refusal(wanted, reply) from None
         else:
@@ -117,7 +117,7 @@ async def granted(
     )
 
 
-async def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> None:
+async def _load(wanted: Wanted, reply: Reserved, commands: Commands, *, needed: bool = True) -> None:
     try:
         await load_accounts(
             user_id=wanted.user_id,
@@ -126,6 +126,7 @@ async def _load(wanted: Wanted, reply: Reserved, commands: Commands) -> None:
             epoch=reply.epoch,
             version=reply.version,
             commands=commands,
+            needed=needed,
         )
     except Unavailable as exc:
         raise UserQuotaUnreadable(exc.message, request_id=wanted.request_id) from exc
