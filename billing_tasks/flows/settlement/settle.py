@@ -207,7 +207,7 @@ async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
         await _post_refund(event, batch)
     batch.numbers = await record.keep(batch.refused)  # before their events leave the outbox
     server, lease = batch.server, batch.lease
-    if server is not None and (server.name != lease.ledger or server.last_version < lease.version):
+    if server is not None and (lease.ledger not in ("", server.name) or server.last_version < lease.version):
         await meet_server(server, meanwhile.d.commands)  # before their weight leaves `unposted`
 
 
@@ -287,7 +287,13 @@ async def _settled(batch: _Batch, d: _Drainer) -> None:
             tokens += [row for rows in tokens_of.values() for row in rows]
         calls.append(
             d.commands.settled(
-                d.shard, entries=chunk, users=users, tokens=tokens, read_ms=batch.lease.now_ms, epoch=batch.lease.epoch
+                d.shard,
+                entries=chunk,
+                users=users,
+                tokens=tokens,
+                read_ms=batch.lease.now_ms,
+                epoch=batch.lease.epoch,
+                ledger=batch.server.name if batch.server else "",
             )
         )
     removed = await together(calls)

@@ -75,6 +75,7 @@ class Draining(Subject):
         tokens: Iterable[TokenRow],
         read_ms: int,
         epoch: str,
+        ledger: str = "",
     ) -> Command[tuple[int, int, int]]:
         """settled.lua for at most SETTLED_AT_ONCE entries; reply: removed, gone, mismatched."""
         k = self.keys
@@ -93,6 +94,6 @@ class Draining(Subject):
         return call(
             "settled",
             (k.meta(shard), k.outbox(shard), *numbers),
-            (k.shard(shard), read_ms, epoch, self._idle_seconds, len(entries), *events, *rows),
+            (k.shard(shard), read_ms, epoch, self._idle_seconds, ledger, len(entries), *events, *rows),
             lambda reply: (int(reply[0]), int(reply[1]), int(reply[2])),
         )

@@ -19,13 +19,15 @@ ARGV[1] prefix         of this shard's keys
 ARGV[2] read_ms        this server's clock before the ledger was asked
 ARGV[3] epoch          likewise; the epoch of loading
 ARGV[4] idle_seconds
-ARGV[5] events         how many; then for each: entry id, and its event as the caller read it ('' if no script wrote it)
+ARGV[5] ledger         the run of PostgreSQL that booked them and has these rows; '' if it did not say
+ARGV[6] events         how many; then for each: entry id, and its event as the caller read it ('' if no script wrote it)
 ARGV[...] then for each row: key number in KEYS, version, balance, attributes (commands/accounts.py)
 
 Returns {removed, gone, mismatched}
 ]]
 local meta, outbox = KEYS[1], KEYS[2]
-local prefix, read_ms, epoch, idle_seconds, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local prefix, read_ms, epoch, idle_seconds, ledger = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local events = tonumber(ARGV[6])
 --@include fence
 --@include entry
 local outbox_epoch, current_epoch = fence(meta)
@@ -80,7 +82,7 @@ local function note_seq(id)
   if entry_epoch == outbox_epoch then highest_seq = math.max(highest_seq, tonumber(seq)) end
 end
 
-for at = 6, 4 + events * 2, 2 do
+for at = 7, 5 + events * 2, 2 do
   local id = ARGV[at]
   local entry = redis.call('XRANGE', outbox, id, id)[1]
   if not entry then
@@ -107,6 +109,8 @@ end
 local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0
 for _, id in ipairs(leaving) do note_seq(id) end
 
+-- Nothing was cached of another run before the first.
+if ledger ~= '' then redis.call('HSETNX', meta, 'ledger', ledger) end
 -- What the ledger is known to have: if it comes back older, that tells how much it lost.
 local seen = redis.call('HMGET', meta, 'settled', 'version')
 if highest_seq > tonumber(seen[1] or 0) then redis.call('HSET', meta, 'settled', string.format('%.0f', highest_seq)) end
@@ -117,7 +121,7 @@ end
 
 -- Where in ARGV the row of an account begins. The last two words are for fence.
 local row_of = {}
-for at = 6 + events * 2, #ARGV - 5, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
+for at = 7 + events * 2, #ARGV - 5, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
 
 -- The fields of a cached row that this row makes better, for HSET; to write those that stay costs more than a look.
 local function news(account, row, version, loaded_epoch, floor_epoch, attributes)

@@ -122,7 +122,14 @@ def test_litellm_27639_requests_that_ended_leave_nothing_reserved(billing: Billi
 
     Ours: however 60 requests end, the balance is short of exactly what they used."""
     payer = billing.payer(100_000)
-    charge = {"user_id": payer[0], "token_id": payer[1], "channel_id": CHANNEL, "model": "gpt-4o", "prompt_tokens": 5}
+    charge = {
+        "user_id": payer[0],
+        "token_id": payer[1],
+        "channel_id": CHANNEL,
+        "model": "gpt-4o",
+        "prompt_tokens": 5,
+        "max_tokens": 500,
+    }
 
     def fails_before_usage() -> None:
         with billing.bk.charge(**charge):  # type: ignore[arg-type]
