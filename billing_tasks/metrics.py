@@ -53,8 +53,14 @@ def _of_postgresql(seen: Kept) -> list[Metric]:
         dead_letters.add_metric([state.value], count)
     return [
         dead_letters,
-        _gauge("billing_incidents", "Signs that events of an outbox were lost or came back", seen.missing.incidents),
-        _gauge("billing_events_missing", "Events known to be lost with Redis, at least", seen.missing.events),
+        _gauge(
+            "billing_incidents",
+            "Signs that events were lost or came back that nobody has closed",
+            seen.missing.incidents,
+        ),
+        _gauge(
+            "billing_events_missing", "Events known to be lost that nobody has seen to, at least", seen.missing.events
+        ),
     ]
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing_tasks.errors import BillingError
 from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
-from billing_tasks.flows.reach import Reach
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.store import HoldStore
+from billing_tasks.ledger.reach import Reach
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event
 from billing_tasks.settings import Settings, load_settings

@@ -20,7 +20,7 @@ class InLedger(Effect[R]):
     """A call of the ledger, one transaction: `await InLedger(Ledger.get_user, 42)`.
 
     A read of accounts says whether it is `needed`: one that its caller can do without is not tried while PostgreSQL is
-    away (reach.py). None: it is no such read.
+    away (ledger/reach.py). None: it is no such read.
     """
 
     __slots__ = ("args", "kwargs", "name", "needed")
