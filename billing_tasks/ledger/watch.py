@@ -50,7 +50,7 @@ class Watch:
             with self._lock:
                 overdue = own in self._overdue
             if overdue:
-                raise Unavailable(f"PostgreSQL did not answer within {seconds:g} s.") from exc
+                raise Unavailable(f"PostgreSQL did not answer within {seconds:g} s.", reason="overdue") from exc
             raise
         finally:
             with self._lock:

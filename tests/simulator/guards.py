@@ -268,7 +268,7 @@ FLOWS: list[Guard] = [
     _guard(
         "settle: cached accounts with the removal",
         "cached accounts are written no later than their events leave",
-        Cut(_SETTLE, "entries=chunk, users=users, tokens=tokens,", "entries=chunk, users=[], tokens=[],"),
+        Cut(_SETTLE, "users=users,\n                tokens=tokens,", "users=[],\n                tokens=[],"),
         Cut(
             _SETTLE,
             "    removed = await together(calls)\n",
@@ -283,9 +283,9 @@ FLOWS: list[Guard] = [
         "events leave the outbox after they are booked",
         Cut(
             _SETTLE,
-            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
-            "    await _settled(batch, meanwhile.d)\n"
-            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        await _settled(batch, meanwhile.d)\n"
+            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
     ),
     _guard(
@@ -293,12 +293,15 @@ FLOWS: list[Guard] = [
         "a batch's refunds are booked after its consumes",
         Cut(
             _SETTLE,
-            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n"
             "    for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them\n"
             "        await _post_refund(event, batch)\n",
-            "    for event in batch.refunds:\n"
-            "        await _post_refund(event, batch)\n"
-            "    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+        ),
+        Cut(
+            _SETTLE,
+            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        for event in batch.refunds:\n"
+            "            await _post_refund(event, batch)\n"
+            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
         ),
         survives="a refund that comes too early becomes a dead letter, which is tried again",
     ),

@@ -22,6 +22,7 @@ from billing_tasks.errors import BillingError, InvalidRequest, OutboxStuck, Unav
 from billing_tasks.flows.account_cache import meet_server
 from billing_tasks.flows.dead_letters import record
 from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
+from billing_tasks.flows.settlement.batch_size import SIZES
 from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, SETTLED_AT_ONCE, Commands, together
 from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
@@ -144,8 +145,9 @@ async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
     if lease.outcome is Lease.TAKEN:
         return None
     after = behind.entries[-1].entry_id if behind else None
-    entries = await d.commands.read_outbox(d.shard, count=d.settings.batch_size, after=after)
-    last = len(entries) < d.settings.batch_size
+    size = SIZES.of(d.shard, d.settings.batch_size)
+    entries = await d.commands.read_outbox(d.shard, count=size, after=after)
+    last = len(entries) < size
     if entries and entries[-1].epoch != entries[0].epoch:
         entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
     batch = _Batch(d.shard, lease, entries, last)
@@ -202,7 +204,12 @@ class _Meanwhile:
 
 async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
     """In PostgreSQL, as entries or as dead letters."""
-    await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
+    try:
+        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
+    except Unavailable as exc:
+        SIZES.failed(batch.shard, len(batch.bookable), exc)
+        raise
+    SIZES.posted(batch.shard, meanwhile.d.settings.batch_size)
     for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them
         await _post_refund(event, batch)
     batch.numbers = await record.keep(batch.refused)  # before their events leave the outbox
