@@ -244,8 +244,8 @@ class Oracle:
         self.seen[f"load {reply}"] += 1
 
     def _settled(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
-        count = int(args[4])
-        left, gone = at.settled([args[5 + i * 2] for i in range(count)])
+        count = int(args[5])
+        left, gone = at.settled([args[6 + i * 2] for i in range(count)])
         right = (len(left), gone, 0)
         demand(reply == right, Claim.ANSWERS, f"settled answers {reply}, right is {right} (removed, gone, mismatched)")
         self.seen["settled, gone before"] += gone

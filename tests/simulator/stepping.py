@@ -47,12 +47,14 @@ class SteppedDatabase(Database):
     parking = False
     open: Parked | None = None
 
-    def statement(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[Record]:
+    def statement(
+        self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None, **_: Any
+    ) -> list[Record]:
         if not self.parking:
             return super().statement(statement, parameters)
         return self._park(lambda connection: list(connection.execute(statement, parameters or {}).all()))
 
-    def transaction(self, work: Callable[[sa.Connection], T], *, repeatable: bool = True) -> T:
+    def transaction(self, work: Callable[[sa.Connection], T], *, repeatable: bool = True, **_: Any) -> T:
         if not self.parking:
             return super().transaction(work, repeatable=repeatable)
         return self._park(work)
