@@ -19,6 +19,7 @@ from billing_tasks.errors import InvalidRequest
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.holds.connection.connection import AsyncConnection
 from billing_tasks.holds.connection.pool import PoolTimeout, demoted
+from billing_tasks.holds.mending import mending, recounts
 from billing_tasks.holds.store import HoldStore, connection_options, unavailable, with_body
 
 R = TypeVar("R")
@@ -67,8 +68,22 @@ class AsyncHoldStore:
             raise unavailable(exc, self.settings) from exc
 
     async def _answer(self, command: Command[Any], reply: Any) -> Any:
-        """The reply, or what went wrong raised; a script that the server does not know is taught."""
+        """The reply, or what went wrong raised; as the sync store's."""
         if isinstance(reply, redis.ResponseError):
+            mend = mending(command, reply, self._plain.commands)
+            if mend is None:
+                reply = await self._ask(with_body(command, reply))
+            else:
+                for recount in recounts(mend.read(await self._ask_known(mend)), self._plain.commands, self.settings):
+                    await self._ask_known(recount)
+                reply = await self._ask_known(command)
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    async def _ask_known(self, command: Command[Any]) -> Any:
+        reply = await self._ask(command)
+        if isinstance(reply, redis.exceptions.NoScriptError):
             reply = await self._ask(with_body(command, reply))
         if isinstance(reply, BaseException):
             raise reply

@@ -17,7 +17,7 @@ from typing import Any
 from billing_tasks.holds.commands import Command, Pipeline, call
 from billing_tasks.holds.commands.watching import LONGEST_TTL_MS
 from billing_tasks.holds.repairs import MOST_IN_A_SHARD, ForgetAccount, RecountAccount, Repair, RescheduleHold
-from billing_tasks.holds.replies import OutboxEntry, parse_entry, parse_hold
+from billing_tasks.holds.replies import OutboxEntry, parse_entry, parse_hold, text
 from billing_tasks.holds.store import HoldStore
 
 #: Keys or entries per round trip.
@@ -86,11 +86,12 @@ def audit(store: HoldStore) -> Snapshot:
     for shard in range(keys.shards):
         for entry in _entries(store, shard):
             seen.events += 1
-            _add_number(seen.in_outbox[shard, entry.epoch], entry.seq)
+            if entry.numbered:
+                _add_number(seen.in_outbox[shard, entry.epoch], entry.seq)
             weights["user", shard, entry.user_id] += entry.weight
             weights["token", shard, entry.token_id] += entry.weight
         listed = store.send(_raw("ZRANGE", keys.due(shard), 0, -1, "WITHSCORES"))
-        due.update(member.decode() for member in listed[::2])
+        due.update(text(member) for member in listed[::2])
         _hold_due_too_late(store, seen, shard, dict(zip(listed[::2], listed[1::2], strict=True)))
     accounts = _scan(store, seen, due, holds)
     seen.accounts = list(accounts.values())
@@ -151,8 +152,9 @@ def _scan(
         cursor_raw, names = store.send(
             _raw("SCAN", cursor, "MATCH", f"{store.commands.keys.prefix}:{{*", "COUNT", PAGE)
         )
+        _set_aside(seen, names)
         found = [
-            (name, match) for name in names if (match := pattern.fullmatch(name.decode())) and match[1] in shard_of_tag
+            (name, match) for name in names if (match := pattern.fullmatch(text(name))) and match[1] in shard_of_tag
         ]
         reads = [_raw("GET", n) if m[2] == "hold" else _raw("HMGET", n, *_FIELDS) for n, m in found]
         replies = store.send_all(Pipeline(tuple(reads))) if reads else []
@@ -167,15 +169,22 @@ def _scan(
             return accounts
 
 
+def _set_aside(seen: Snapshot, names: list[bytes]) -> None:
+    """Keys of another type, which mend.lua renamed: what is in them only a person can know."""
+    for name in names:
+        if b"}:strange:" in name:
+            seen.off.append(Discrepancy("key that billing did not write, to be looked at and deleted", text(name), 0, 1))
+
+
 def _hold_due_too_late(store: HoldStore, seen: Snapshot, shard: int, due: dict[bytes, bytes]) -> None:
     """Holds that were made while the clock had run ahead."""
     latest = store.send(store.commands.server_time()) + LONGEST_TTL_MS
     for member, expires_at in due.items():
         if float(expires_at) > latest:
-            request_id = member.decode()
+            request_id = text(member)
             repair = RescheduleHold(shard, request_id)
             what = "hold that is due too late, in ms since 1970"
-            seen.off.append(Discrepancy(what, request_id, latest, int(float(expires_at)), repair))
+            seen.off.append(Discrepancy(what, request_id, latest, int(min(float(expires_at), 1e18)), repair))
 
 
 def _count_hold(

@@ -69,6 +69,7 @@ class LeaseReply:
     epoch: str
     ledger: str  # the run of PostgreSQL that the cached accounts are of; '': not known
     version: int  # the highest that was seen of it
+    seq: int  # the highest number that was given to an event in this epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class OutboxEntry(msgspec.Struct, frozen=True, gc=False):
     filed_ms: int  # the server's clock
     payload: bytes
     event: bytes  # all of this but the payload, as the script wrote it; empty: no script of ours did
+    numbered: bool = True  # False: another program chose its id
 
     @property
     def epoch(self) -> int:
@@ -138,6 +140,22 @@ class OutboxEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class DueMembers:
+    """Members of `due`: request ids, and what another program added that can be none."""
+
+    request_ids: list[str]
+    strange: list[bytes]
+
+    @classmethod
+    def read(cls, reply: list[bytes]) -> DueMembers:
+        """From the reply of ZRANGE."""
+        ids, strange = [], []
+        for member in reply:
+            (ids.append(member.decode()) if member.isascii() else strange.append(member))
+        return cls(ids, strange)
+
+
+@dataclass(frozen=True, slots=True)
 class HoldState:
     """A hold or its tombstone, taken apart."""
 
@@ -148,8 +166,8 @@ class HoldState:
 
 
 def text(value: Any) -> str:
-    """A word of a reply, whether it came as bytes or not."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """A word of a reply, whether it came as bytes or not; bytes that are no text, of another program, are shown."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 _HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S")
@@ -174,7 +192,7 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> OutboxEntry:
     entry_id, flat = raw
     written = _EVENT.fullmatch(flat[1]) if flat[0] == b"event" and len(flat) >= 4 and flat[2] == b"payload" else None
     if written is None:
-        return OutboxEntry(entry_id.decode(), "", "", 0, 0, 0, 0, 0, b" ".join(flat), b"")
+        return OutboxEntry(entry_id.decode(), "", "", 0, 0, 0, 0, 0, b" ".join(flat), b"", flat[0] == b"strange")
     kind, request_id, user_id, token_id, weight, held, filed_ms = written.groups()
     return OutboxEntry(
         entry_id.decode(),
@@ -218,8 +236,9 @@ def _read_reserved(outcome: outcomes.Reserve | outcomes.Extend, reply: list[Any]
 
 
 def read_epoch(reply: list[Any]) -> EpochState:
-    """Fields of a shard's `meta`, in the order of EpochState; a field that is not there is 0."""
-    epoch, seq, before_epoch, before_seq, settled, version, loads = (int(number or 0) for number in reply[:7])
+    """Fields of a shard's `meta`, in the order of EpochState; one that is not there, or no number, is 0."""
+    numbers = (int(number) if (number or b"").isdigit() and len(number) <= 18 else 0 for number in reply[:7])
+    epoch, seq, before_epoch, before_seq, settled, version, loads = numbers
     return EpochState(epoch, seq, before_epoch, before_seq, settled, version, loads, text(reply[7] or ""))
 
 

@@ -18,6 +18,7 @@ from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, Command, Comman
 from billing_tasks.holds.connection.connection import Connection
 from billing_tasks.holds.connection.pool import ConnectionPool
 from billing_tasks.holds.keys import Keys, keys_of_layout
+from billing_tasks.holds.mending import mending, recounts
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
@@ -110,8 +111,20 @@ class HoldStore:
         return [command.read(reply) for command, reply in zip(commands, replies, strict=True)]
 
     def _teach(self, command: Command[Any], error: redis.ResponseError) -> Any:
-        """The reply after all, if only the script was not known. Raises redis.ResponseError."""
-        return self._exchange(with_body(command, error))
+        """The reply after all, if only the script was not known, or what another program wrote was in its way. Raises
+        redis.ResponseError."""
+        mend = mending(command, error, self.commands)
+        if mend is None:
+            return self._exchange(with_body(command, error))
+        for recount in recounts(mend.read(self._exchange_known(mend)), self.commands, self.settings):
+            self._exchange_known(recount)
+        return self._exchange_known(command)
+
+    def _exchange_known(self, command: Command[Any]) -> Any:
+        try:
+            return self._exchange(command)
+        except redis.exceptions.NoScriptError as exc:
+            return self._exchange(with_body(command, exc))
 
     def _execute(self, *words: Any) -> Any:
         return self._exchange(Command(words, lambda reply: reply))

@@ -19,12 +19,12 @@ ENUMS = {
     if isinstance(enum, type) and issubclass(enum, StrEnum) and enum is not StrEnum
 }
 #: These answer with numbers.
-WITHOUT_WORDS = {"settled", "audit", "recount"}
+WITHOUT_WORDS = {"settled", "audit", "recount", "drop", "mend"}
 #: Scripts that only ever free memory or must run when it is full.
 WHEN_MEMORY_IS_FULL = {
     *("consume", "release", "expire", "renew", "refund", "settled", "lease", "leave", "hand_over", "ring"),
     "new_ledger",
-    *("recount", "forget", "reschedule"),
+    *("recount", "forget", "reschedule", "drop", "mend"),
 }
 
 

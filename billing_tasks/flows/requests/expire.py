@@ -24,10 +24,12 @@ async def expire_shard(shard: int, *, commands: Commands, limit: int = 10_000) -
     await _reschedule(shard, commands)
     while expired < limit:
         now_ms = await commands.server_time()
-        request_ids = await commands.due(shard, now_ms=now_ms, limit=AT_ONCE)
-        if not request_ids:
+        due = await commands.due(shard, now_ms=now_ms, limit=AT_ONCE)
+        if due.strange:
+            await commands.not_due(shard, due.strange)
+        if not due.request_ids:
             break
-        done = await _expire(shard, request_ids, commands)
+        done = await _expire(shard, due.request_ids, commands)
         expired += done[Expire.EXPIRED]
         if not done[Expire.EXPIRED] and not done[Expire.CLOSED]:
             break  # all renewed meanwhile
@@ -38,7 +40,9 @@ async def _reschedule(shard: int, commands: Commands) -> None:
     """Holds that were made while Redis's clock had run ahead, perhaps by years, are due after a ttl from now."""
     now_ms = await commands.server_time()
     late = await commands.due_too_late(shard, now_ms=now_ms, limit=AT_ONCE)
-    await together([commands.reschedule(shard, request_id) for request_id in late])
+    await together([commands.reschedule(shard, request_id) for request_id in late.request_ids])
+    if late.strange:
+        await commands.not_due(shard, late.strange)
 
 
 async def _expire(shard: int, request_ids: list[str], commands: Commands) -> Counter[Expire]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from billing_tasks.errors import Unavailable
 from billing_tasks.flows.effects import InLedger, Ring
 from billing_tasks.holds.commands import Commands, together
+from billing_tasks.holds.replies import EpochState, OutboxEntry
 from billing_tasks.ledger.outboxes import OutboxLook
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.settings import Settings
@@ -36,7 +37,7 @@ async def _note_seen(commands: Commands, settings: Settings) -> None:
     looks = [
         OutboxLook(
             *(shard, state.epoch, state.seq, state.before_epoch, state.before_seq, open_holds),
-            oldest=() if entry is None else (entry.epoch, entry.seq),
+            oldest=_place(entry, state),
         )
         for shard, state, open_holds, entry in zip(shards, epochs, holds, oldest, strict=True)
         if state.epoch
@@ -44,3 +45,12 @@ async def _note_seen(commands: Commands, settings: Settings) -> None:
     if looks:
         limit = settings.backlog_limit
         await InLedger(Ledger.observe_outboxes, looks, backlog_limit=limit)
+
+
+def _place(oldest: OutboxEntry | None, state: EpochState) -> tuple[int, int] | tuple[()] | None:
+    """Where the outbox begins; None if that can't be told, because another program numbered its first entry, or it was
+    filed after the other look."""
+    if oldest is None:
+        return ()
+    place = oldest.epoch, oldest.seq
+    return place if oldest.numbered and place <= (state.epoch, state.seq) else None

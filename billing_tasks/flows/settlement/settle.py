@@ -12,6 +12,7 @@ it, it becomes a dead letter, and the others post.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.events import Event, Kind
 from billing_tasks.model.posting import OutboxPart, PostOutcome, ServerRun
 from billing_tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+#: September 2001.
+_FIRST_EPOCH = 10**15
 
 
 @dataclass(slots=True)
@@ -66,6 +73,7 @@ class _Batch:
     lease: LeaseReply
     entries: list[OutboxEntry]
     last: bool  # there was nothing behind it
+    given: tuple[int, int]  # the highest epoch and number that Redis gave to an event; above are a stranger's ids
     bookable: list[tuple[OutboxEntry, Event]] = field(default_factory=list)
     refunds: list[Event] = field(default_factory=list)
     outcomes: Counter[PostOutcome] = field(default_factory=Counter)
@@ -79,14 +87,21 @@ class _Batch:
     def epoch(self) -> int:
         return self.entries[0].epoch
 
-    def ranges(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+    def part(self, first: int, last: int) -> OutboxPart:
         """The sequence numbers from `first` to `last` that were read, booked or set aside."""
         found: list[tuple[int, int]] = []
         for entry in self.entries:
-            if first <= entry.seq <= last:
+            if first <= entry.seq <= last and self._is_ours(entry):
                 begins = not found or entry.seq != found[-1][1] + 1
                 found.append((entry.seq, entry.seq)) if begins else found.append((found.pop()[0], entry.seq))
-        return tuple(found)
+        return OutboxPart(self.shard, self.epoch, tuple(found)) if found else OutboxPart(self.shard)
+
+    def _is_ours(self, entry: OutboxEntry) -> bool:
+        """Whether Redis gave this number to an event. An epoch is a time in microseconds; before _FIRST_EPOCH none of
+        ours can have been, other than one that is still under way on a server without a clock."""
+        epoch, seq = self.given
+        known = entry.seq <= seq if entry.epoch == epoch else _FIRST_EPOCH <= entry.epoch < epoch
+        return known and entry.numbered
 
 
 @dataclass(slots=True)
@@ -150,7 +165,7 @@ async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
     last = len(entries) < size
     if entries and entries[-1].epoch != entries[0].epoch:
         entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
-    batch = _Batch(d.shard, lease, entries, last)
+    batch = _Batch(d.shard, lease, entries, last, await _given(lease, entries, d))
     for entry in entries:  # here and not when it is booked: PostgreSQL may be busy with the batch before it
         event = _decode(entry, batch)
         if event is not None and event.kind is Kind.REFUND:
@@ -158,6 +173,15 @@ async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
         elif event is not None:
             batch.bookable.append((entry, event))
     return batch
+
+
+async def _given(lease: LeaseReply, entries: list[OutboxEntry], d: _Drainer) -> tuple[int, int]:
+    """The highest epoch and number that an event has. Asked for again if the outbox shows a higher one."""
+    given = int(lease.epoch.partition(".")[0]), lease.seq
+    if entries and (entries[-1].epoch, entries[-1].seq) > given:
+        state = await d.commands.epoch(d.shard)
+        given = state.epoch, state.seq
+    return given
 
 
 async def _settle(batch: _Batch, d: _Drainer) -> bool:
@@ -236,7 +260,7 @@ async def _post(
 ) -> None:
     """Book consumes and releases; halve what the ledger can't store until the one is found."""
     posting = [event for _, event in items]
-    call = InLedger(Ledger.post_outboxes, posting, [OutboxPart(batch.shard, batch.epoch, batch.ranges(*seqs))])
+    call = InLedger(Ledger.post_outboxes, posting, [batch.part(*seqs)])
     try:
         answer = await (Meanwhile(call, meanwhile.work) if meanwhile.pending else call)
     except LedgerRefusedData as exc:
@@ -304,11 +328,21 @@ async def _settled(batch: _Batch, d: _Drainer) -> None:
             )
         )
     removed = await together(calls)
-    if not any(taken + gone for taken, gone, _ in removed):
+    stay = sum(mismatched for _, _, mismatched in removed)
+    dropped = await _drop(batch, d) if stay else 0
+    if not dropped and not any(taken + gone for taken, gone, _ in removed):
         # Reading them again would book nothing and remove nothing, for ever.
         first, count = batch.entries[0].entry_id, len(batch.entries)
         raise OutboxStuck(f"Outbox {d.shard}: none of {count} events can be removed, from {first} on.")
     await _report(batch, d.done)
+
+
+async def _drop(batch: _Batch, d: _Drainer) -> int:
+    """Remove the events that `settled` left: booked or kept by now, and of a form that no script writes."""
+    dropped = await d.commands.drop(d.shard, batch.entries)
+    if dropped:
+        log.error("outbox %s: %s entries are booked or kept, and removed; billing did not write them", d.shard, dropped)
+    return dropped
 
 
 async def _report(batch: _Batch, done: Drained) -> None:

@@ -29,7 +29,7 @@ class Draining(Subject):
             "lease",
             (k.drainer(shard), k.doorbell(shard), k.meta(shard)),
             (owner, lease_ms),
-            lambda r: LeaseReply(outcomes.Lease(text(r[0])), int(r[1]), text(r[2]), text(r[3]), int(r[4])),
+            lambda r: LeaseReply(outcomes.Lease(text(r[0])), int(r[1]), text(r[2]), text(r[3]), int(r[4]), int(r[5])),
         )
 
     def new_ledger(self, shard: int, *, ledger: str, behind: int | None) -> Command[bool]:
@@ -65,6 +65,11 @@ class Draining(Subject):
         """The oldest events, or the oldest after an entry; they stay where they are until `settled`."""
         words = ("XRANGE", self.keys.outbox(shard), "-" if after is None else f"({after}", "+", "COUNT", count)
         return Command(words, lambda reply: [parse_entry(raw) for raw in reply])
+
+    def drop(self, shard: int, entries: Sequence[OutboxEntry]) -> Command[int]:
+        """drop.lua for entries that `settled` can't remove; how many were dropped"""
+        words = [word for entry in entries for word in (entry.entry_id, entry.event, entry.payload)]
+        return call("drop", (self.keys.outbox(shard),), tuple(words), lambda reply: int(reply[0]))
 
     def settled(
         self,

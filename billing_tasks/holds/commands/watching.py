@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from billing_tasks.holds import outcomes
 from billing_tasks.holds.commands.command import Command, Subject, call
-from billing_tasks.holds.replies import EpochState, HoldState, OutboxEntry, parse_entry, parse_hold, read_epoch, text
+from billing_tasks.holds.replies import (
+    DueMembers,
+    EpochState,
+    HoldState,
+    OutboxEntry,
+    parse_entry,
+    parse_hold,
+    read_epoch,
+    text,
+)
 
 #: The longest that a hold may be kept without being renewed (settings.py), in milliseconds.
 LONGEST_TTL_MS = 86_400_000
@@ -19,16 +28,20 @@ class Watching(Subject):
         """The server's clock in milliseconds."""
         return Command(("TIME",), lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000)
 
-    def due(self, shard: int, *, now_ms: int, limit: int) -> Command[list[str]]:
+    def due(self, shard: int, *, now_ms: int, limit: int) -> Command[DueMembers]:
         """Request ids of holds that are due, oldest first."""
         words = ("ZRANGE", self.keys.due(shard), "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
-        return Command(words, lambda reply: [text(member) for member in reply])
+        return Command(words, DueMembers.read)
 
-    def due_too_late(self, shard: int, *, now_ms: int, limit: int) -> Command[list[str]]:
+    def due_too_late(self, shard: int, *, now_ms: int, limit: int) -> Command[DueMembers]:
         """Request ids of holds that are due later than any ttl allows: the clock was set back since."""
         latest = f"({now_ms + LONGEST_TTL_MS}"
         words = ("ZRANGE", self.keys.due(shard), latest, "+inf", "BYSCORE", "LIMIT", 0, limit)
-        return Command(words, lambda reply: [text(member) for member in reply])
+        return Command(words, DueMembers.read)
+
+    def not_due(self, shard: int, members: Sequence[bytes]) -> Command[int]:
+        """Take members out of `due` that are no request ids; how many were taken."""
+        return Command(("ZREM", self.keys.due(shard), *members), int)
 
     def reschedule(self, shard: int, request_id: str) -> Command[bool]:
         """reschedule.lua; True: it is due after the usual ttl now"""

@@ -22,6 +22,10 @@ local request_id, ttl_ms, longest_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local expires_at = tonumber(redis.call('ZSCORE', due, request_id) or 'inf')
-if read_hold(hold) ~= 'held' or expires_at <= now_ms + longest_ms then return {'CHANGED'} end
+if read_hold(hold) ~= 'held' then
+  redis.call('ZREM', due, request_id) -- nothing open stands behind it
+  return {'CHANGED'}
+end
+if expires_at <= now_ms + longest_ms then return {'CHANGED'} end
 redis.call('ZADD', due, now_ms + ttl_ms, request_id)
 return {'RESCHEDULED'}

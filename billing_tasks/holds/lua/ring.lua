@@ -4,7 +4,7 @@ ring: claim the right to call a drainer, for an outbox that perhaps no drainer w
 
 Why a script: a server whose memory is full refuses a plain SET, and then a ring
 that was lost would never be repeated for the outbox that fills the memory.
-A doorbell that stays set for longer than any caller means it to is of a clock that had run ahead.
+A doorbell that stays set for longer than any caller means it to is of a clock that had run ahead, or of a stranger.
 
 KEYS[1] doorbell  string  set: a drainer was called or is at work
 
@@ -18,6 +18,7 @@ Returns {outcome}
 local doorbell = KEYS[1]
 local doorbell_ms, longest_ms = ARGV[1], tonumber(ARGV[2])
 --@include outbox
-if redis.call('PTTL', doorbell) > longest_ms then redis.call('DEL', doorbell) end
+local ttl = redis.call('PTTL', doorbell)
+if ttl == -1 or ttl > longest_ms then redis.call('DEL', doorbell) end
 if ring(doorbell, doorbell_ms) == 1 then return {'RUNG'} end
 return {'ATTENDED'}

@@ -112,7 +112,9 @@ for _, id in ipairs(leaving) do note_seq(id) end
 -- Nothing was cached of another run before the first.
 if ledger ~= '' then redis.call('HSETNX', meta, 'ledger', ledger) end
 -- What the ledger is known to have: if it comes back older, that tells how much it lost.
-local seen = redis.call('HMGET', meta, 'settled', 'version')
+local seen = redis.call('HMGET', meta, 'settled', 'version', 'seq')
+-- An entry that no script numbered may lie above all that did.
+highest_seq = math.min(highest_seq, tonumber(seen[3] or 0))
 if highest_seq > tonumber(seen[1] or 0) then redis.call('HSET', meta, 'settled', string.format('%.0f', highest_seq)) end
 local highest_version = tonumber(seen[2] or 0)
 local function note_version(version)

@@ -13,9 +13,11 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function new_epoch(meta, before)
   local now_us, least = time[1] * 1000000 + time[2], (tonumber(before) or 0) + 1
   if not before then
-    -- `meta` was lost, the outbox perhaps was not: ids of a stream only grow.
+    -- `meta` was lost, the outbox perhaps was not: ids of a stream only grow. No script wrote one above 2^53, or one
+    -- without an event in it.
     local last = redis.pcall('XREVRANGE', string.gsub(meta, 'meta$', 'outbox'), '+', '-', 'COUNT', 1)
-    if last[1] then least = tonumber(string.match(last[1][1], '^%d+')) + 1 end
+    local known = last[1] and last[1][2][1] == 'event' and tonumber(string.match(last[1][1], '^%d+')) or 0
+    if known < 9007199254740991 then least = math.max(least, known + 1) end
   end
   local epoch = string.format('%.0f', math.max(least, now_us))
   -- What this server remembers of the epoch before, so that the ledger can tell how much of it is missing.
