@@ -36,6 +36,7 @@ class Status:
     postgresql: Kept | None  # None: PostgreSQL is away
     workers: list[str] | None  # that answered within a second; None: they were not asked
     set_aside: dict[str, int] = field(default_factory=dict)  # messages that were in our queue, by where they are kept
+    broker_waiting: int | None = None  # messages in the queue; None: the broker is away, or was not asked
     problems: list[str] = field(default_factory=list)  # what the servers that are away said
 
     @property
@@ -53,6 +54,7 @@ class Status:
             said["incidents"] = [asdict(incident) for incident in self.postgresql.incidents]
         if self.workers is not None:
             said["workers"] = self.workers
+            said["broker"] = None if self.broker_waiting is None else {"waiting": self.broker_waiting}
             said["set_aside"] = self.set_aside
         return {**said, "problems": self.problems}
 
@@ -76,7 +78,12 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
         return Status(redis, postgresql, None, problems=problems)
     answered = runtime.doorbell.workers()
     return Status(
-        redis, postgresql, answered, _set_aside(runtime, problems), problems + _other_workers(runtime, answered)
+        redis,
+        postgresql,
+        answered,
+        _set_aside(runtime, problems),
+        _broker_waiting(runtime),
+        problems + _other_workers(runtime, answered),
     )
 
 
@@ -89,6 +96,15 @@ def _set_aside(runtime: Runtime, problems: list[str]) -> dict[str, int]:
     except Unavailable as exc:
         problems.append(exc.message)
         return {}
+
+
+def _broker_waiting(runtime: Runtime) -> int | None:
+    from billing_tasks.broker import foreign  # noqa: PLC0415 - likewise
+
+    try:
+        return foreign.count(runtime.doorbell.app, runtime.settings.queue)
+    except Unavailable:
+        return None  # `_set_aside` has said it
 
 
 def _other_workers(runtime: Runtime, answered: list[str]) -> list[str]:

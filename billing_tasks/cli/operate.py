@@ -16,6 +16,7 @@ from billing_tasks.cli.show import command, console, err, facts, print_json, tab
 
 if TYPE_CHECKING:
     from billing_tasks.admin.status import Status
+    from billing_tasks.admin.types import Watched
 
 
 def status(as_json: AsJson = False) -> None:
@@ -39,8 +40,7 @@ def _show_status(seen: Status) -> None:
         ("broker", redact(settings.celery_broker_url)),
     ]
     if seen.redis is not None:
-        age = f", the oldest for {seen.redis.oldest_ms / 1000:.1f} s" if seen.redis.backlog else ""
-        lines += [("events waiting", f"{seen.redis.backlog:,}{age}"), ("open holds", seen.redis.open_holds)]
+        lines += [("events waiting", _waiting(seen.redis)), ("open holds", seen.redis.open_holds)]
     if seen.postgresql is not None:
         counts = {state.value: count for state, count in seen.postgresql.dead_letters.items()}
         lines += [
@@ -48,6 +48,8 @@ def _show_status(seen: Status) -> None:
             ("incidents", telling.counted(seen.incidents)),
         ]
     lines.append(("workers", ", ".join(seen.workers) if seen.workers else "none answered"))
+    if seen.broker_waiting is not None:
+        lines.append(("tasks waiting", f"{seen.broker_waiting:,} in queue {settings.queue}"))
     if any(seen.set_aside.values()):
         kept = ", ".join(f"{count:,} {where}" for where, count in seen.set_aside.items() if count)
         lines.append(("set aside", f"{kept} messages; see `{command()} foreign`"))
@@ -56,6 +58,12 @@ def _show_status(seen: Status) -> None:
         console.print(f"  {sentence}", soft_wrap=True)
     for problem in seen.problems:
         err.print(problem, style="red", soft_wrap=True)
+
+
+def _waiting(seen: Watched) -> str:
+    age = f", the oldest for {seen.oldest_ms / 1000:.1f} s" if seen.backlog else ""
+    comes_back = f"; next try in {seen.next_try_ms / 1000:.0f} s" if seen.next_try_ms is not None else ""
+    return f"{seen.backlog:,}{age}{comes_back}"
 
 
 def verify(as_json: AsJson = False) -> None:

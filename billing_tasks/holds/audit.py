@@ -173,7 +173,8 @@ def _set_aside(seen: Snapshot, names: list[bytes]) -> None:
     """Keys of another type, which mend.lua renamed: what is in them only a person can know."""
     for name in names:
         if b"}:strange:" in name:
-            seen.off.append(Discrepancy("key that billing did not write, to be looked at and deleted", text(name), 0, 1))
+            what = "key that billing did not write, to be looked at and deleted"
+            seen.off.append(Discrepancy(what, text(name), 0, 1))
 
 
 def _hold_due_too_late(store: HoldStore, seen: Snapshot, shard: int, due: dict[bytes, bytes]) -> None:

@@ -37,6 +37,7 @@ def worker_config(settings: Settings) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         "task_track_started": False,
         "beat_schedule": beat_schedule(settings),
+        "beat_scheduler": "billing_tasks.worker.beat:Scheduler",
     }
 
 

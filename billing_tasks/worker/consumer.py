@@ -12,8 +12,10 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from billing_tasks.broker import foreign, names
@@ -23,6 +25,13 @@ from billing_tasks.model.ids import shorten
 
 #: How often a worker looks for tasks of ours in the old queue.
 FETCH_EVERY_SECONDS = 1.0
+
+#: Not worth more than that: beat does the same every few seconds.
+RING_EXPIRES_SECONDS = 60
+#: Retries of ours wait for up to a minute. Whatever waits is held by the worker, and it holds no more than so many.
+FARTHEST_ETA_SECONDS = 120
+#: Their messages are all there is of what they tell, so they never expire.
+NEVER_EXPIRE = frozenset({names.CONSUME, names.REFUND})
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +51,18 @@ class Consumer(CeleryConsumer):
         old_queue = self.app.conf.billing_old_queue
         if old_queue and old_queue != self.app.conf.task_default_queue:
             self._fetching = self.timer.call_repeatedly(FETCH_EVERY_SECONDS, self._fetch, (old_queue,))
-        threading.Thread(target=self._warn_of_others, name="billing-neighbours", daemon=True).start()
+        threading.Thread(target=self._look_around, name="billing-neighbours", daemon=True).start()
 
     def _fetch(self, old_queue: str) -> None:
         """Tasks of ours that were sent to the old queue. The transport says if the broker is away; this need not."""
         with suppress(Unavailable):
             foreign.fetch_ours(self.app, old_queue, self.app.conf.task_default_queue)
+
+    def _look_around(self) -> None:
+        with suppress(*self.connection_errors, *self.channel_errors):
+            # What was called for before may be lost with the broker, and calls become rare while no worker answers.
+            self.app.send_task(names.RING_STALE, kwargs={"anew": True}, expires=RING_EXPIRES_SECONDS)
+        self._warn_of_others()
 
     def _warn_of_others(self) -> None:
         queue = self.app.conf.task_default_queue
@@ -68,6 +83,7 @@ class Consumer(CeleryConsumer):
             except (TypeError, ValueError) as exc:
                 self._set_aside(message, foreign.UNREADABLE, exc)
                 return
+            _due_now(message)
             try:
                 receive(message)
             except (*self.connection_errors, *self.channel_errors):
@@ -97,3 +113,30 @@ class Consumer(CeleryConsumer):
         log.error("a message in queue %s is set aside in %s: %s", queue, kept_in, shorten(str(why), 300))
         foreign.set_aside(self.app, message, kept_in)
         message.ack_log_error(log, self.connection_errors)
+
+
+def _due_now(message: Any) -> None:
+    """Have a task of ours run when it comes, if its sender wanted it far later, or never after a while.
+
+    What was used is booked whenever it is told. A worker keeps what is to wait in its memory; a thousand of those and
+    it would take nothing else. Messages of Celery's old protocol have the same words in their body.
+    """
+    words = message.headers
+    if "task" not in words:
+        words = message.payload if isinstance(message.payload, dict) else {}
+    if not str(words.get("task", "")).startswith("billing."):
+        return
+    if words.get("expires") is not None and words["task"] in NEVER_EXPIRE:
+        words["expires"] = None
+    if words.get("eta") is not None and _seconds_until(words["eta"]) > FARTHEST_ETA_SECONDS:
+        log.warning("%s %s was sent for %s and is done now", words["task"], words.get("id"), words["eta"])
+        words["eta"] = None
+
+
+def _seconds_until(eta: Any) -> float:
+    """0 for what is no moment; Celery says so itself."""
+    try:
+        moment = maybe_iso8601(eta)
+        return 0.0 if moment is None else (maybe_make_aware(moment) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.requests import expire, intake
 from billing_tasks.flows.settlement import ring, settle
 from billing_tasks.model.consume_log import MAX_MOMENT_MS
+from billing_tasks.model.ids import now_ms
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.runtime import runtime
 from billing_tasks.settings import Settings
@@ -44,6 +46,14 @@ class BillingTask(Task):  # type: ignore[type-arg]
     retry_jitter = True
     default_retry_delay = 5
     throws = (BillingError,)  # expected: one line in the log, no traceback
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:  # noqa: ARG002 - Celery's
+        """Note when a drainer comes back: `billing-tasks status` says it to whoever waits."""
+        when = getattr(getattr(einfo, "exception", None), "when", None)
+        if self.name == names.SETTLE and isinstance(when, int | float):
+            r = runtime()
+            with suppress(BillingError):
+                r.holds.send(r.commands.comes_back(kwargs["shard"], at_ms=now_ms() + int(when * 1000)))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """As Celery's own, whose `self` a message with a field of that name collides with; here it is kept and told."""
@@ -104,7 +114,11 @@ def delivery(settings: Settings) -> dict[str, Any]:
     }
 
 
-@task(names.SETTLE, bind=True, max_retries=None, retry_backoff_max=30)
+#: The longest that a drainer waits once PostgreSQL is back. One that finds it away at once costs a few milliseconds.
+DRAINER_BACK_SECONDS = 8
+
+
+@task(names.SETTLE, bind=True, max_retries=None, retry_backoff_max=DRAINER_BACK_SECONDS)
 def settle_shard(self: Any, /, shard: int, **_: Any) -> dict[str, object]:
     """Book one shard's outbox. Sent by the doorbell with the request_id that rang. Safe to run twice."""
     r = runtime()
@@ -163,7 +177,7 @@ def refund_one(
     return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
 
 
-@task(names.RETRY_FAILED, resultrepr_maxsize=16_384)
+@task(names.RETRY_FAILED, max_retries=0, resultrepr_maxsize=16_384)
 def retry_failed(
     limit: int = 100,
     due_only: bool = False,
@@ -177,6 +191,7 @@ def retry_failed(
     """Send dead letters once more, each as a task of its own, or say what that would do. For operators and beat.
 
     An argument that is not known is refused and not ignored: as a filter it would have kept dead letters out.
+    Never retried: beat's next run is the retry, and a person sees the FAILURE.
     `who` and `why`: actor and comment as the release before named them.
     """
     dead_letters = Admin(runtime()).dead_letters
@@ -200,10 +215,13 @@ def expire_holds(**_: Any) -> dict[str, object]:
 
 
 @task(names.RING_STALE, max_retries=0)
-def ring_stale(**_: Any) -> dict[str, object]:
-    """Call drainers for outboxes that no worker drains. From beat; the next run is the retry."""
+def ring_stale(anew: bool = False, **_: Any) -> dict[str, object]:
+    """Call drainers for outboxes that no worker drains. From beat; the next run is the retry.
+
+    `anew` comes from a worker that has just started, or found its broker again: calls that were lost are repeated.
+    """
     r = runtime()
-    return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings))}
+    return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings, anew=anew))}
 
 
 @task(names.RECONCILE, max_retries=0)

@@ -257,3 +257,26 @@ def test_a_producer_with_celery_itself_is_told_by_dead_letters(site: Site) -> No
     send("billing.refund", args=["x"], kwargs={"user_id": 1})
     producer.close()
     eventually(lambda: dead_letters(site) == before + 2)
+
+
+def old_protocol(task: str, kwargs: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """As Celery before 4.0 and some other languages' clients send it."""
+    body = {"task": task, "id": str(uuid.uuid4()), "args": [], "kwargs": kwargs, **more}
+    return but(body=encoded(body), headers={})
+
+
+@pytest.mark.parametrize("form", [message, old_protocol], ids=["protocol 2", "protocol 1"])
+def test_usage_that_is_sent_for_later_or_with_an_end_is_booked_now(site: Site, form: Any) -> None:
+    payer, many = site.billing.payer(10_000), 1100
+    far, past = "2031-01-01T00:00:00+00:00", "2001-01-01T00:00:00+00:00"
+
+    def sent(**more: Any) -> dict[str, Any]:
+        return (
+            old_protocol("billing.consume", usage(payer), **more)
+            if form is old_protocol
+            else message([[], usage(payer), {}], **more)
+        )
+
+    push(site, *(sent(eta=far, expires=past if number % 2 else None) for number in range(many)))
+    eventually(lambda: site.billing.accounts.user(payer[0]).used_quota == many, seconds=90, what="all of it is booked")
+    goes_on(site, payer, 5)

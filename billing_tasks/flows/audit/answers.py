@@ -77,3 +77,5 @@ class Watched:
     open_holds: int
     oldest_ms: int
     longest_shard: int  # the shard with most events
+    unanswered_rings: int = 0  # the most calls for one shard that no worker has taken
+    next_try_ms: int | None = None  # until the first drainer that failed tries again; None: none waits

@@ -13,12 +13,15 @@ from billing_tasks.ledger.store import Ledger
 from billing_tasks.settings import Settings
 
 
-async def ring_stale(*, commands: Commands, settings: Settings) -> list[int]:
-    """The shards that were rung for. Raises Unavailable."""
+async def ring_stale(*, commands: Commands, settings: Settings, anew: bool = False) -> list[int]:
+    """The shards that were rung for. Raises Unavailable.
+
+    `anew`: a worker has just come, and the calls of before are perhaps lost with a broker.
+    """
     shards = range(commands.keys.shards)
     backlogs = await together([commands.backlog(shard) for shard in shards])
     waiting = [shard for shard, backlog in zip(shards, backlogs, strict=True) if backlog]
-    unattended = await together([commands.ring(shard) for shard in waiting])
+    unattended = await together([commands.ring(shard, anew=anew) for shard in waiting])
     rung = [shard for shard, free in zip(waiting, unattended, strict=True) if free]
     for shard in rung:
         await Ring(shard, "")

@@ -61,6 +61,10 @@ class Draining(Subject):
             lambda reply: outcomes.HandOver(text(reply[0])),
         )
 
+    def comes_back(self, shard: int, *, at_ms: int) -> Command[int]:
+        """Note when a drainer that failed tries again, for people who wait for it."""
+        return Command(("HSET", self.keys.meta(shard), "retry_at", at_ms), int)
+
     def read_outbox(self, shard: int, *, count: int, after: str | None = None) -> Command[list[OutboxEntry]]:
         """The oldest events, or the oldest after an entry; they stay where they are until `settled`."""
         words = ("XRANGE", self.keys.outbox(shard), "-" if after is None else f"({after}", "+", "COUNT", count)

@@ -70,14 +70,20 @@ class Watching(Subject):
         words = ("XRANGE", self.keys.outbox(shard), "-", "+", "COUNT", 1)
         return Command(words, lambda reply: parse_entry(reply[0]) if reply else None)
 
-    def ring(self, shard: int) -> Command[bool]:
-        """ring.lua: True unless a drainer was called or is at work."""
+    def ring(self, shard: int, *, anew: bool = False) -> Command[bool]:
+        """ring.lua: True unless a drainer was called or is at work. `anew`: whatever was called before is forgotten."""
         return call(
             "ring",
-            (self.keys.doorbell(shard),),
-            (self._doorbell_ms, self._longest_ring_ms),
+            (self.keys.doorbell(shard), self.keys.meta(shard)),
+            (self._doorbell_ms, self._longest_ring_ms, int(anew)),
             lambda reply: outcomes.Ring(text(reply[0])) is outcomes.Ring.RUNG,
         )
+
+    def drainer_wanted(self, shard: int) -> Command[tuple[int, int]]:
+        """How many calls no drainer has answered, and when one that failed comes back, by its worker's clock in
+        milliseconds; 0: none."""
+        words = ("HMGET", self.keys.meta(shard), "rings", "retry_at")
+        return Command(words, lambda reply: (int(reply[0] or 0), int(reply[1] or 0)))
 
     def epoch(self, shard: int) -> Command[EpochState]:
         """Epoch and highest seq of the shard, and what was left of the epoch before; zeros if it was never used."""

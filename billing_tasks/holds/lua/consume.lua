@@ -49,7 +49,7 @@ if state == 'consumed' or (state and (held_user ~= user_id or held_token ~= toke
   -- Nothing of it will leave `unposted`, so its quota can't be the weight: the payload keeps it.
   payload = '{"quota":' .. quota .. ',' .. string.sub(payload, 2)
   append(meta, outbox, epoch, 'conflict', request_id, user_id, token_id, 0, 0, payload)
-  return {'IDEMPOTENCY_CONFLICT', 0, ring(doorbell, doorbell_ms)}
+  return {'IDEMPOTENCY_CONFLICT', 0, ring(meta, doorbell, doorbell_ms)}
 end
 
 local open = state == 'held'
@@ -67,4 +67,4 @@ else
   redis.call('PERSIST', token)
 end
 bury_hold(hold, 'consumed', user_id, token_id, held, fingerprint, asked, tombstone_ms)
-return {open and 'CONSUMED' or 'CONSUMED_LATE', tonumber(held), ring(doorbell, doorbell_ms)}
+return {open and 'CONSUMED' or 'CONSUMED_LATE', tonumber(held), ring(meta, doorbell, doorbell_ms)}

@@ -52,4 +52,4 @@ if expires_at and tonumber(expires_at) > now_ms then return {'NOT_DUE', 0, 0} en
 local keys = {meta = meta, user = user, token = token, hold = hold, due = due, outbox = outbox}
 close_unused(
   keys, 'expired', request_id, user_id, token_id, held, asked, held, payload, tombstone_ms, idle_seconds, epoch)
-return {'EXPIRED', tonumber(held), ring(doorbell, doorbell_ms)}
+return {'EXPIRED', tonumber(held), ring(meta, doorbell, doorbell_ms)}

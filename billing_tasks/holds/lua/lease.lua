@@ -7,7 +7,8 @@ While a drainer is at work, the doorbell is kept set: consumes need not ring, be
 
 KEYS[1] drainer   string  the owner's name
 KEYS[2] doorbell  string
-KEYS[3] meta      hash    run_id, epoch, seq; ledger, version: PostgreSQL's run, and the highest version seen of it
+KEYS[3] meta      hash    run_id, epoch, seq; ledger, version: PostgreSQL's run, and the highest version seen of it;
+                          rings: calls that no drainer has answered; retry_at: when a drainer that failed comes back
 
 ARGV[1] owner
 ARGV[2] lease_ms
@@ -32,4 +33,5 @@ local left_ms = redis.call('PTTL', drainer)
 if current and current ~= owner and left_ms >= 0 and left_ms <= tonumber(lease_ms) * 2 then return answer('TAKEN') end
 redis.call('SET', drainer, owner, 'PX', lease_ms)
 redis.call('SET', doorbell, '1', 'PX', lease_ms)
+redis.call('HDEL', meta, 'rings', 'retry_at')
 return answer(current == owner and 'RENEWED' or 'ACQUIRED')

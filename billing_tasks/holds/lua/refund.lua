@@ -23,4 +23,4 @@ local request_id, user_id, payload, doorbell_ms = ARGV[1], ARGV[2], ARGV[3], ARG
 --@include fence
 --@include outbox
 append(meta, outbox, fence(meta), 'refund', request_id, user_id, 0, 0, 0, payload)
-return {'FILED', ring(doorbell, doorbell_ms)}
+return {'FILED', ring(meta, doorbell, doorbell_ms)}

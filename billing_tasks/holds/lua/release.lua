@@ -47,4 +47,4 @@ if state ~= 'held' then return {'ALREADY_RELEASED', 0, 0} end
 local keys = {meta = meta, user = user, token = token, hold = hold, due = due, outbox = outbox}
 close_unused(
   keys, 'released', request_id, user_id, token_id, held, asked, '0', payload, tombstone_ms, idle_seconds, epoch)
-return {'RELEASED', tonumber(held), ring(doorbell, doorbell_ms)}
+return {'RELEASED', tonumber(held), ring(meta, doorbell, doorbell_ms)}

@@ -105,3 +105,46 @@ def _restart(billing: Billing) -> None:
     for shard in range(billing.settings.shards):
         billing.runtime.holds.send(billing.runtime.commands.lease(shard, owner="wakes the fence", lease_ms=500))
         billing.redis("DEL", keys.drainer(shard))
+
+
+def test_calls_that_nobody_answers_become_rare(billing: Billing) -> None:
+    """They lie in the broker until a worker comes: 12 shards rang for 338 MB a day."""
+    payer = billing.payer()
+    keys = billing.runtime.commands.keys
+    shard = keys.shard_of(payer[0])
+    rung = 0
+    for _ in range(8640):  # a day of doorbells that nobody takes
+        billing.redis("DEL", keys.doorbell(shard))
+        rung += billing.runtime.holds.send(billing.runtime.commands.ring(shard))
+    assert rung == 8 + 10
+    assert billing.runtime.holds.send(billing.runtime.commands.drainer_wanted(shard)) == (8640, 0)
+
+
+def test_a_worker_that_comes_calls_for_all_that_waits(billing: Billing) -> None:
+    payer = billing.payer()
+    keys = billing.runtime.commands.keys
+    shard = keys.shard_of(payer[0])
+    for _ in range(11):
+        billing.redis("DEL", keys.doorbell(shard))
+        billing.use(billing.reserve(payer, 10), 10)
+    billing.redis("DEL", keys.doorbell(shard))
+    assert look(billing) == []
+    billing.redis("DEL", keys.doorbell(shard))
+    flow = ring_stale(commands=billing.runtime.commands, settings=billing.settings, anew=True)
+    assert billing.runtime.run(flow) == [shard]
+    billing.settle()
+    billing.redis("DEL", keys.doorbell(shard))
+    billing.use(billing.reserve(payer, 10), 10)
+    assert billing.runtime.holds.send(billing.runtime.commands.drainer_wanted(shard))[0] == 1, "a drainer answered"
+    billing.settle()
+
+
+def test_a_doorbell_without_an_end_is_a_strangers(billing: Billing) -> None:
+    payer = billing.payer()
+    keys = billing.runtime.commands.keys
+    shard = keys.shard_of(payer[0])
+    billing.use(billing.reserve(payer, 10), 10)
+    billing.redis("SET", keys.doorbell(shard), "x")
+    billing.redis("SET", keys.drainer(shard), "x")
+    assert look(billing) == [shard]
+    assert billing.settle().posted == 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from billing_tasks.flows.settlement import ring
 from billing_tasks.flows.requests import expire
+from billing_tasks.flows.settlement import ring
 from tests.conftest import Billing, MakeBilling, Payer
 
 TOP = 2**64 - 1

@@ -46,8 +46,11 @@ local function append(meta, outbox, epoch, kind, request_id, user_id, token_id, 
   end
 end
 
--- 1 if the caller should ring: no call was made within doorbell_ms, and no drainer is at work.
-local function ring(doorbell, doorbell_ms)
-  if redis.call('SET', doorbell, '1', 'NX', 'PX', doorbell_ms) then return 1 end
-  return 0
+-- 1 if the caller should ring: no call was made within doorbell_ms, and no drainer is at work. While nobody takes the
+-- calls they wait in the broker, so they become rarer: the first 8, then each that doubles their number.
+local function ring(meta, doorbell, doorbell_ms)
+  if not redis.call('SET', doorbell, '1', 'NX', 'PX', doorbell_ms) then return 0 end
+  local rings, at = redis.call('HINCRBY', meta, 'rings', 1), 8
+  while at < rings do at = at * 2 end
+  return (rings <= 8 or rings == at) and 1 or 0
 end
