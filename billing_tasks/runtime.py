@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.reach import Reach
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.events import Event
+from billing_tasks.model.forks import in_child
 from billing_tasks.settings import Settings, load_settings
 from billing_tasks.spool.folder import Spool
 
@@ -34,7 +34,7 @@ class Runtime:
         self.reach = Reach()
         self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
         self.when_spooled: Callable[[], None] = lambda: None
-        os.register_at_fork(after_in_child=self.forget_parents_connections)
+        in_child(self.forget_parents_connections)
 
     @functools.cached_property
     def doorbell(self) -> Publisher:

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from billing_tasks.broker import guards
 from billing_tasks.broker.names import EXPIRE_HOLDS, RING_STALE, SETTLE, broker_config
 from billing_tasks.errors import Unavailable
+from billing_tasks.model.forks import in_child
 from billing_tasks.model.ids import now_ms
 from billing_tasks.settings import Settings, redact
 
@@ -45,7 +46,7 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._reset()
-        os.register_at_fork(after_in_child=self._reset)
+        in_child(self._reset)
 
     def _reset(self) -> None:
         self._pid = os.getpid()

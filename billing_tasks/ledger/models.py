@@ -48,6 +48,7 @@ class User(Base):
     status: Mapped[str] = mapped_column(server_default="enabled")
     version: Mapped[int] = mapped_column(server_default=versions.next_value())
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    opening_requests: Mapped[int | None] = mapped_column(server_default="0")
 
 
 class Token(Base):
@@ -64,6 +65,7 @@ class Token(Base):
     expires_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default=versions.next_value())
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    unlimited_until: Mapped[datetime | None]
 
 
 class Channel(Base):
@@ -80,6 +82,7 @@ class ChannelUsage(Base):
     channel_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     shard: Mapped[int] = mapped_column(sa.Integer(), primary_key=True, autoincrement=False)
     used_quota: Mapped[int] = mapped_column(server_default="0")
+    opening_quota: Mapped[int] = mapped_column(server_default="0")
 
 
 class Entry(Base):

@@ -48,7 +48,7 @@ class TopUps(Part):
             )
             if entry_id is None:
                 return token, False
-            return _book_on_token(connection, token, quota, entry_id, note), True
+            return _book_on_token(connection, token, quota, entry_id, note, own_id=adjust_id), True
 
         return self._db.transaction(work)
 
@@ -118,7 +118,9 @@ def _claim(connection: sa.Connection, own_id: str, *, note: str, **body: str | i
     return None
 
 
-def _book_on_token(connection: sa.Connection, token: TokenRow, change: int, entry_id: UUID, note: str) -> TokenRow:
+def _book_on_token(
+    connection: sa.Connection, token: TokenRow, change: int, entry_id: UUID, note: str, *, own_id: str = ""
+) -> TokenRow:
     connection.execute(
         sa.insert(Entry).values(
             entry_id=entry_id,
@@ -129,6 +131,7 @@ def _book_on_token(connection: sa.Connection, token: TokenRow, change: int, entr
             token_quota=change,
             token_name=token.name,
             content=note,
+            client_key=own_id,
         )
     )
     changed = connection.execute(

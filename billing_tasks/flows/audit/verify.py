@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from billing_tasks.flows.audit.answers import Finding, Report
 from billing_tasks.holds.audit import CachedAccount, Snapshot, audit
+from billing_tasks.holds.commands import together
 from billing_tasks.holds.store import HoldStore
 from billing_tasks.ledger.store import Ledger
 
@@ -29,6 +30,7 @@ def check(*, holds: HoldStore, ledger: Ledger, sums: bool = True) -> Report:
     report.findings += [Finding(4, off.what, off.id, off.expected, off.actual, off.repair) for off in seen.off]
     _compare_accounts(seen, ledger, report)
     _compare_outboxes(seen, ledger, report)
+    _compare_cursors(holds, ledger, report)
     missing = ledger.count_missing()
     report.incidents, report.events_missing = missing.incidents, missing.events
     report.unjudged = seen.unjudged
@@ -94,6 +96,19 @@ def _compare_outboxes(seen: Snapshot, ledger: Ledger, report: Report) -> None:
         accounted = _count(numbers, seq)
         if accounted < seq:
             report.findings.append(Finding(2, "events of outbox", f"shard {shard}, epoch {epoch}", seq, accounted))
+
+
+def _compare_cursors(holds: HoldStore, ledger: Ledger, report: Report) -> None:
+    """No cursor knows of numbers that its outbox has not given out: later events would count as booked already."""
+    highest = {(cursor.shard, cursor.epoch): cursor.seen for cursor in ledger.outbox_cursors()}
+    # After the cursors, which may have moved on since the first look at Redis.
+    commands = holds.commands
+    shards = range(commands.keys.shards)
+    for shard, state in zip(shards, holds.send_all(together([commands.epoch(s) for s in shards])), strict=True):
+        seen = highest.get((shard, state.epoch), 0)
+        if seen > state.seq:
+            of = f"shard {shard}, epoch {state.epoch}"
+            report.findings.append(Finding(2, "cursor of outbox", of, state.seq, seen))
 
 
 def _count(numbers: Iterable[tuple[int, int]], up_to: int) -> int:

@@ -55,13 +55,15 @@ end
 local open = state == 'held'
 local held = open and held_amount or '0'
 append(meta, outbox, epoch, 'consume', request_id, user_id, token_id, quota, held, payload)
-redis.call('HINCRBY', user, 'unposted', quota)
-redis.call('HINCRBY', token, 'unposted', quota)
+if quota ~= '0' then -- an account that nothing is counted of would be a key without an end
+  redis.call('HINCRBY', user, 'unposted', quota)
+  redis.call('HINCRBY', token, 'unposted', quota)
+end
 if open then redis.call('ZREM', due, request_id) end
 if held ~= '0' then
   redis.call('HINCRBY', user, 'held', '-' .. held)
   redis.call('HINCRBY', token, 'held', '-' .. held)
-else
+elseif quota ~= '0' then
   -- The cached rows may be idle and about to expire; the counter must outlive that.
   redis.call('PERSIST', user)
   redis.call('PERSIST', token)

@@ -20,4 +20,6 @@ def upgrade() -> None:
         "server_run",
         "guard_versions",
         "archived_months",
+        "openings",
+        "broken_invariants",
     )
