@@ -108,7 +108,7 @@ class AsyncHoldStore:
 
     def _arrive(self, asked: list[_Asked], trip: asyncio.Task[None]) -> None:
         self._trips.discard(trip)
-        # One that was cancelled before its first step has told nobody.
+        # One that was cancelled has told nobody; before its first step it could not.
         _resolve(asked, [PoolTimeout("the program ends")] * len(asked))
         self._depart()
 
@@ -121,9 +121,6 @@ class AsyncHoldStore:
                 await self._exchange(connection, commands, replies)
         except (redis.RedisError, TimeoutError) as exc:
             self._fail(asked[len(replies) :], exc)
-        except BaseException:
-            _resolve(asked, [PoolTimeout("the program ends")] * len(asked))
-            raise
         else:
             self._idle.append(connection)
         _resolve(asked, replies)

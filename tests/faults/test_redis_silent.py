@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from billing_tasks import AsyncBookkeeper, Bookkeeper, Settings, errors
+from billing_tasks.holds.async_store import MOST_TOGETHER, MOST_TRIPS
 from tests.conftest import CHANNEL, Billing, MakeBilling
 from tests.faults.breaking import OwnValkey, blackhole, frozen
 
@@ -90,6 +91,22 @@ def test_many_coroutines_learn_within_a_time_out_that_redis_is_away(
         asyncio.run(run(url))
 
 
+def test_coroutines_behind_a_time_out_give_up_with_it(billing: Billing, own: OwnValkey) -> None:
+    payer = billing.payer()
+    many, under_way = 1000, MOST_TRIPS * MOST_TOGETHER
+
+    async def run() -> list[object]:
+        async with AsyncBookkeeper.from_settings(broken(billing, own.url)) as bk:
+            await bk.refund_quota(await bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]))
+            with frozen(own.server):
+                calls = [bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]) for _ in range(many)]
+                return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    told = [str(answer) for answer in asyncio.run(run())]
+    assert sum("for the calls before this one" in text for text in told) >= many - under_way
+    assert all("did not answer" in text for text in told)
+
+
 def test_a_redis_that_falls_silent_under_connected_threads_stops_none_of_them(billing: Billing, own: OwnValkey) -> None:
     payer = billing.payer()
     with Bookkeeper.from_settings(broken(billing, own.url)) as bk, ThreadPoolExecutor(CALLERS) as threads:
@@ -136,6 +153,27 @@ def test_usage_reported_while_redis_is_frozen_is_charged_once(billing: Billing, 
     billing.settle()
     assert sum(billing.accounts.user(user_id).used_quota for user_id, _ in payers) == CALLERS * 40
     assert sum(billing.available(user_id) for user_id, _ in payers) == 4_000_000 - CALLERS * 40
+
+
+def test_callers_of_a_round_trip_that_is_cancelled_are_told(billing: Billing, own: OwnValkey) -> None:
+    """As the end of an event loop cancels it; before its first step: test_postgresql_silent.py."""
+    payer = billing.payer()
+
+    async def run() -> None:
+        async with AsyncBookkeeper.from_settings(broken(billing, own.url)) as bk:
+            await bk.refund_quota(await bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]))
+            while bk._holds._trips:
+                await asyncio.sleep(0)
+            with frozen(own.server):
+                asked = asyncio.create_task(bk._holds.send(billing.runtime.commands.balance(user_id=payer[0])))
+                while not bk._holds._trips:
+                    await asyncio.sleep(0)
+                (trip,) = bk._holds._trips
+                trip.get_loop().call_soon(trip.cancel)
+                with pytest.raises(errors.Unavailable, match="the program ends"):
+                    await asyncio.wait_for(asked, 5)
+
+    asyncio.run(run())
 
 
 def test_a_cancelled_call_never_leaves_its_answer_to_another(billing: Billing) -> None:

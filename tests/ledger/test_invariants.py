@@ -154,7 +154,9 @@ def test_what_accounts_bring_with_them_breaks_nothing(spare_ledger, spare_sql, n
     spare_ledger.post_batch(2, [payer.consume(10, channel_id=77)])
 
     assert spare_ledger.broken_invariants() == []
-    spare_sql.execute("update billing.channel_usage set used_quota = used_quota + 1 where channel_id = 77 and shard = 1")
+    spare_sql.execute(
+        "update billing.channel_usage set used_quota = used_quota + 1 where channel_id = 77 and shard = 1"
+    )
     assert spare_ledger.broken_invariants() == [Violation("channel_used_quota", "77", 123566, 123567)]
 
 

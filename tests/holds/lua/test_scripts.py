@@ -304,3 +304,52 @@ def test_weights_above_two_to_the_53_are_taken_off_exactly(store: HoldStore) -> 
         consume(store, new_request_id(), quota)
     settled(store, outbox(store), user=user_row(-2, 6), since=lease(store))
     assert raw(store, "HGET", store.commands.keys.user(store.commands.keys.shard_of(USER), USER), "unposted") == b"0"
+
+
+def due(store: HoldStore) -> list[bytes]:
+    return raw(store, "ZRANGE", store.commands.keys.due(SHARD), 0, -1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("user_id", "token_id"), [(USER + 12, TOKEN), (USER, TOKEN + 1)])
+def test_a_release_by_another_owner_gives_nothing_back(store: HoldStore, user_id: int, token_id: int) -> None:
+    load(store)
+    request_id = new_request_id()
+    reserve(store, 100, request_id)
+    release = store.commands.release(request_id=request_id, user_id=user_id, token_id=token_id, payload=b"{}")
+    assert store.send(release).outcome is outcomes.Release.IDEMPOTENCY_CONFLICT
+    assert store.send(store.commands.balance(user_id=USER)).held == 100
+    assert outbox(store) == []
+
+
+def test_a_member_of_due_without_a_hold_is_taken_out_once_it_is_met(store: HoldStore) -> None:
+    gone, consumed = new_request_id(), new_request_id()
+    load(store)
+    reserve(store, 1, consumed)
+    consume(store, consumed, 1)
+    for request_id in (gone, consumed):
+        raw(store, "ZADD", store.commands.keys.due(SHARD), 1, request_id)
+        expire = store.commands.expire(request_id=request_id, user_id=USER, token_id=TOKEN, payload=b"{}")
+        assert store.send(expire).outcome is outcomes.Expire.CLOSED
+    assert due(store) == []
+
+
+def test_a_renewal_never_shortens_a_hold(store: HoldStore) -> None:
+    load(store)
+    request_id = new_request_id()
+    until = reserve(store, 1, request_id).expires_at_ms
+    renewed = store.send(store.commands.renew(request_id=request_id, user_id=USER, ttl_ms=1))
+    assert renewed == (outcomes.Renew.RENEWED, until)
+    assert float(raw(store, "ZSCORE", store.commands.keys.due(SHARD), request_id)) == until
+
+
+def test_settled_removes_no_event_that_its_caller_could_not_read(store: HoldStore) -> None:
+    """Its weight would stay in `unposted` for ever."""
+    load(store)
+    request_id = new_request_id()
+    reserve(store, 100, request_id)
+    consume(store, request_id, 40)
+    since = lease(store)
+    (entry,) = outbox(store)
+    unread = msgspec.structs.replace(entry, event=b"", weight=0)
+    assert settled(store, [unread], user=user_row(), since=since) == (0, 0, 1)
+    assert settled(store, [entry], user=user_row(balance=960, version=6), since=since) == (1, 0, 0)
