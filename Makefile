@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: help demo up chaos test simulate mutants faults test-fast bench reference check format record-release venv clean
+.PHONY: help demo up chaos test simulate mutants faults waits test-fast bench reference check format record-release venv clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ mutants: $(STAMP) ## Remove each guard of the product once: does the simulator n
 
 faults: $(STAMP) ## Servers broken, hostile input, bugs of other gateways; the long forms, too
 	@BILLING_TEST_LONG=1 $(PY) -m pytest tests/faults tests/acceptance tests/chaos/test_run.py $(TEST_ARGS)
+
+waits: $(STAMP) ## The longest wait at each door, per server and way to be broken: the table of docs/guarantees.md
+	@$(PY) -m tests.faults.waits
 
 test-fast: $(STAMP) ## The tests that need no server
 	@$(PY) -m pytest tests/pricing tests/model tests/tidy tests/test_errors.py tests/holds/test_keys.py tests/holds/test_replies.py $(TEST_ARGS)

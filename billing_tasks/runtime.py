@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from billing_tasks.errors import BillingError
+from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.effects import Effect, Enqueue, Flow, InLedger, IntoSpool, Meanwhile, Ring
 from billing_tasks.holds.commands import Command, Commands, Pipeline
 from billing_tasks.holds.store import HoldStore
@@ -31,6 +32,7 @@ class Runtime:
         self.settings = settings
         self.holds = HoldStore(settings)
         self.ledger = Ledger.from_settings(settings)
+        self.holds.installation = self._installation
         self.reach = Reach()
         self.spool = Spool(settings.spool_folder) if settings.spool_folder else None
         self.when_spooled: Callable[[], None] = lambda: None
@@ -70,6 +72,7 @@ class Runtime:
             case Pipeline():
                 return self.holds.send_all(effect)
             case InLedger():
+                self._meet_installation()
                 if effect.needed is None:
                     return effect.call(self.ledger)
                 with self.reach.asking(needed=effect.needed):
@@ -82,6 +85,16 @@ class Runtime:
                 return self._keep(effect.event)
             case Meanwhile():
                 return self._both(effect)
+
+    def _installation(self) -> str:
+        with self.reach.asking(needed=True):
+            return self.ledger.installation()
+
+    def _meet_installation(self) -> None:
+        """Before anything is booked: is Redis this ledger's? Once; while Redis is away that is not known."""
+        if not self.holds.installation_checked:
+            with suppress(Unavailable):
+                self.holds.check_installation()
 
     def _both(self, effect: Meanwhile[Any]) -> Any:
         """PostgreSQL works in a thread of its own while this one talks to Redis."""

@@ -46,17 +46,21 @@ class Admin:
         """
         return status_of(self._runtime, workers=workers)
 
-    def migrate(self, *, change_layout: bool = False) -> int:
+    def migrate(self, *, change_layout: bool = False, change_ledger: bool = False) -> int:
         """Bring both servers to this version; returns how many months of the ledger were made now. Safe to repeat.
 
         `change_layout` takes another number of shards or other tags, if nothing is left in the old shards, and deletes
         their keys; stop every other process before, or it goes on with the old ones. Raises BadSettings if something
         is left, or if the layout differs and was not to change; Unavailable if a server is away or a table stays
-        locked.
+        locked. `change_ledger` has Redis belong to this database although it was another one's; likewise.
         """
         from billing_tasks.admin.schema import migrate  # noqa: PLC0415 - Alembic, which nothing else needs
 
-        return migrate(self._runtime, change_layout=change_layout)
+        return migrate(self._runtime, change_layout=change_layout, change_ledger=change_ledger)
+
+    def installation(self) -> str:
+        """The name of these books, which Redis and the queue have to be of. Raises Unavailable."""
+        return self._runtime.ledger.installation()
 
     def maintain_partitions(self) -> int:
         """Make the ledger's months ahead; returns how many were made now. Raises Unavailable."""

@@ -99,6 +99,7 @@ class AsyncAdmin(Twin[Admin]):
 
     status = Awaited(Admin.status)
     migrate = Awaited(Admin.migrate)
+    installation = Awaited(Admin.installation)
     maintain_partitions = Awaited(Admin.maintain_partitions)
 
     def __init__(self, runtime: Runtime) -> None:

@@ -135,6 +135,21 @@ def fetch_ours(app: Celery, from_queue: str, to: str) -> int:
     return 0
 
 
+def claim(app: Celery, queue: str, installation: str) -> str:
+    """Note whose queue this is; returns who has it, `installation` if nobody had. Raises Unavailable.
+
+    Redis only: other brokers have no place for a note, and give each installation a virtual host of its own.
+    """
+    with _connected(app) as connection:
+        if connection.transport.driver_type != "redis":
+            return installation
+        channel: Any = connection.channel()
+        with channel.conn_or_acquire() as client:
+            found = client.set(f"{queue}.installation", installation, nx=True, get=True)
+            return installation if found is None else str(found.decode() if isinstance(found, bytes) else found)
+    return installation
+
+
 @contextmanager
 def _connected(app: Celery) -> Iterator[Connection]:
     url = redact(app.conf.broker_url)

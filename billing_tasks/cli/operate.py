@@ -137,12 +137,20 @@ def migrate(
             "layout before. Every other process must be stopped.",
         ),
     ] = False,
+    change_ledger: Annotated[
+        bool,
+        typer.Option(
+            "--change-ledger",
+            help="Have Redis belong to this database, although it was another one's: a backup of before release 0.3.0, "
+            "say. Every other process must be stopped.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring the database to this version's schema. Safe to repeat, safe to run from several machines."""
     from billing_tasks.settings import redact
 
-    created = admin().migrate(change_layout=change_layout)
+    created = admin().migrate(change_layout=change_layout, change_ledger=change_ledger)
     if as_json:
         print_json({"migrated": True, "partitions_created": created})
         return

@@ -37,6 +37,11 @@ class Keys:
         """The layout this Redis was filled with, as `layout_name`; another one is refused."""
         return f"{self.prefix}:layout"
 
+    @property
+    def installation(self) -> str:
+        """The ledger whose accounts, holds and events these keys are of; another one is refused."""
+        return f"{self.prefix}:installation"
+
     def shard_of(self, user_id: int) -> int:
         """The shard of a user and of everything the user owns. The only function that knows."""
         return user_id % self.shards

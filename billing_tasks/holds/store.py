@@ -7,6 +7,10 @@ script is safe for. A time-out is never repeated here: the caller decides.
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import redis
@@ -19,9 +23,14 @@ from billing_tasks.holds.connection.connection import Connection
 from billing_tasks.holds.connection.pool import ConnectionPool
 from billing_tasks.holds.keys import Keys, keys_of_layout
 from billing_tasks.holds.mending import mending, recounts
+from billing_tasks.holds.replies import text
+from billing_tasks.model.forks import in_child
 from billing_tasks.settings import Settings, redact
 
 R = TypeVar("R")
+
+#: A server that was away when the ledger's name was to be compared is not asked again at each call.
+ASKS_AGAIN_SECONDS = 5.0
 
 
 def commands_for(settings: Settings) -> Commands:
@@ -80,8 +89,22 @@ class HoldStore:
         )
         self.client: Any = redis.Redis(connection_pool=self._pool)  # its types don't cover execute_command
         self.client.response_callbacks.clear()  # replies are read by the command, not by redis-py
-        self._connections = ConnectionPool(self._open_connection, settings.redis_connections, wait_seconds(settings))
+        self._connections = ConnectionPool(
+            self._open_connection,
+            settings.redis_connections,
+            wait_seconds(settings),
+            longest_seconds=2 * settings.redis_timeout_seconds,  # the socket's own comes first, usually
+        )
         self._layout_checked = False
+        #: Names the ledger that these keys have to be of, or raises Unavailable; None: nobody is to ask.
+        self.installation: Callable[[], str] | None = None
+        self.installation_checked = False
+        self._renew_lock()
+        in_child(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        """In a forked child another thread may have held it."""
+        self._asking, self._asks_from = threading.Lock(), 0.0
 
     def _open_connection(self) -> Connection:
         return Connection(self._pool.make_connection(), behind_proxy=self.settings.redis_proxy)
@@ -146,7 +169,40 @@ class HoldStore:
             self._check_layout(change)
         except redis.RedisError as exc:
             raise unavailable(exc, self.settings) from exc
+        with suppress(Unavailable):  # PostgreSQL is away: it is asked again before anything is booked
+            self.check_installation()
         self._layout_checked = True
+
+    def check_installation(self, *, change: bool = False) -> None:
+        """Refuse a Redis whose accounts, holds and events are another ledger's. `change` makes them this ledger's.
+
+        One caller asks, the others wait for its answer; while a server is away, not each of them. Raises BadSettings,
+        and Unavailable if either server is away.
+        """
+        with self._asking:
+            if not change and (self.installation_checked or time.monotonic() < self._asks_from):
+                return
+            try:
+                self._compare_installations(change)
+            except Unavailable:
+                self._asks_from = time.monotonic() + ASKS_AGAIN_SECONDS
+                raise
+
+    def _compare_installations(self, change: bool) -> None:
+        if self.installation is None:
+            return
+        ours, key = self.installation(), self.commands.keys.installation
+        try:
+            found = self._execute("SET", key, ours, "GET") if change else self._claimed(key, ours)
+        except redis.RedisError as exc:
+            raise unavailable(exc, self.settings) from exc
+        if not change and found not in (None, ours.encode()):
+            raise BadSettings(other_ledger(self.settings, text(found), ours))
+        self.installation_checked = True
+
+    def _claimed(self, key: str, ours: str) -> bytes | None:
+        found: bytes | None = self._execute("GET", key) or self._execute("SET", key, ours, "NX", "GET")
+        return found
 
     def _check_layout(self, change: bool) -> None:
         keys = self.commands.keys
@@ -192,6 +248,16 @@ class HoldStore:
         self._connections.close()
         self.client.close()
         self._pool.disconnect()
+
+
+def other_ledger(settings: Settings, known: str, ours: str) -> str:
+    """What to do about two installations on one Redis."""
+    return (
+        f"Redis at {redact(settings.cache_url)} has the accounts of another ledger under the prefix"
+        f" {settings.key_prefix!r}: of installation {known}, and PostgreSQL at {redact(settings.database_url)} is"
+        f" {ours}. Give each installation its own BILLING_KEY_PREFIX or Redis, and its own BILLING_QUEUE. If this"
+        " ledger takes the place of the other, stop everything and run `billing-tasks migrate --change-ledger` once."
+    )
 
 
 def _difference(keys: Keys, old: Keys) -> tuple[str, str]:

@@ -68,6 +68,14 @@ class Token(Base):
     unlimited_until: Mapped[datetime | None]
 
 
+class Installation(Base):
+    __tablename__ = "installation"
+
+    name: Mapped[UUID] = mapped_column(primary_key=True, server_default=sa.func.gen_random_uuid())
+    made_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    only_one: Mapped[bool] = mapped_column(server_default=sa.true(), unique=True)
+
+
 class Channel(Base):
     __tablename__ = "channels"
 

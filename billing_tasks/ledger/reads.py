@@ -26,6 +26,7 @@ _ACCOUNTS: Final = sa.text(
     " (select json_agg(billing.token_row(t))::text from billing.tokens as t"
     " where t.id = cast(:token_id as bigint)) as tokens"
 )
+_INSTALLATION: Final = sa.text("select billing.installation_name()")
 _ENTRY: Final = tuple(Entry.__table__.columns)
 #: What the times of an EntryFilter are compared with.
 _TIME: Final = sa.func.coalesce(Entry.used_at, Entry.created_at)
@@ -46,6 +47,10 @@ class Reads(Part):
         users, tokens = columns.users_from_json(row.users), columns.tokens_from_json(row.tokens)
         server = ServerRun(row.server_run, row.last_version)
         return (users[0] if users else None), (tokens[0] if tokens else None), server
+
+    def installation(self) -> str:
+        """The name of these books, which travels with them into backups and to standbys."""
+        return str(self._db.statement(_INSTALLATION, seconds=self._db.read_seconds)[0][0])
 
     def get_user(self, user_id: int) -> UserRow:
         """Raises UserNotFound."""

@@ -48,6 +48,16 @@ class ServerRun:
     name: str
     last_version: int
 
+    @property
+    def installation(self) -> str:
+        """Which books these are, whatever server they are on."""
+        return installation_in(self.name)
+
+
+def installation_in(name: str) -> str:
+    """The part of a run's name that stays through restarts, failovers and restores."""
+    return name.partition(".")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class PostedBatch:

@@ -9,6 +9,7 @@ into `<queue>.unreadable`. Put there first and acknowledged then: a crash in bet
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,11 +17,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
+from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from billing_tasks.admin import Admin
 from billing_tasks.broker import foreign, names
 from billing_tasks.broker.guards import check_message
-from billing_tasks.errors import Unavailable
+from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.model.ids import shorten
 
 #: How often a worker looks for tasks of ours in the old queue.
@@ -46,6 +49,9 @@ class Consumer(CeleryConsumer):
     def on_ready(self) -> None:
         """Once it is connected, and after each reconnection."""
         super().on_ready()
+        if not self._is_our_queue():
+            state.should_stop = os.EX_CONFIG  # type: ignore[assignment] # before the first message is taken
+            return
         if self._fetching is not None:
             self._fetching.cancel()
         old_queue = self.app.conf.billing_old_queue
@@ -57,6 +63,29 @@ class Consumer(CeleryConsumer):
         """Tasks of ours that were sent to the old queue. The transport says if the broker is away; this need not."""
         with suppress(Unavailable):
             foreign.fetch_ours(self.app, old_queue, self.app.conf.task_default_queue)
+
+    def _is_our_queue(self) -> bool:
+        """False if the queue has the messages of another installation: its usage must not be booked here.
+
+        A server that is away says nothing; its tasks fail until it is back, and then this worker is connected anew.
+        """
+        queue = self.app.conf.task_default_queue
+        with suppress(BillingError):
+            with Admin.from_settings() as admin:
+                ours = admin.installation()
+            owner = foreign.claim(self.app, queue, ours)
+            if owner != ours:
+                log.critical(
+                    "queue %s is of installation %s, and PostgreSQL is %s: usage of the one would be booked in the"
+                    " other. Set BILLING_QUEUE, everywhere, or another broker. If this ledger takes the place of the"
+                    " other, delete the key %s.installation of the broker",
+                    queue,
+                    owner,
+                    ours,
+                    queue,
+                )
+                return False
+        return True
 
     def _look_around(self) -> None:
         with suppress(*self.connection_errors, *self.channel_errors):

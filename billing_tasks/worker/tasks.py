@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -52,8 +51,7 @@ class BillingTask(Task):  # type: ignore[type-arg]
         when = getattr(getattr(einfo, "exception", None), "when", None)
         if self.name == names.SETTLE and isinstance(when, int | float):
             r = runtime()
-            with suppress(BillingError):
-                r.holds.send(r.commands.comes_back(kwargs["shard"], at_ms=now_ms() + int(when * 1000)))
+            r.run(settle.comes_back(kwargs["shard"], at_ms=now_ms() + int(when * 1000), commands=r.commands))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """As Celery's own, whose `self` a message with a field of that name collides with; here it is kept and told."""

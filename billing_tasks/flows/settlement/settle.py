@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -145,6 +146,12 @@ async def drain(shard: int, *, owner: str, commands: Commands, settings: Setting
     except Unavailable:
         await _let_go(shard, owner, commands)
         raise
+
+
+async def comes_back(shard: int, *, at_ms: int, commands: Commands) -> None:
+    """Note when a drainer that failed tries again, for people who wait for it. Nothing is lost if Redis is away."""
+    with suppress(Unavailable):
+        await commands.comes_back(shard, at_ms=at_ms)
 
 
 async def _let_go(shard: int, owner: str, commands: Commands) -> None:

@@ -19,8 +19,10 @@ metrics are left out on this path: they cost as much as the round trip.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -81,11 +83,13 @@ class _Run:
 class Connection:
     """One connection, used by one thread at a time; opened when it is first needed, and again after it broke."""
 
-    __slots__ = ("_connection", "_run")
+    __slots__ = ("_connection", "_run", "began", "overdue")
 
     def __init__(self, connection: Any, *, behind_proxy: bool) -> None:
         self._connection = connection  # redis.Connection; its types don't cover what it takes
         self._run = _Run(behind_proxy=behind_proxy)
+        self.began: float | None = None  # when the round trip under way did, by the monotonic clock
+        self.overdue = False  # it was shut because it took too long
 
     def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """One round trip; a reply each, errors of a command among them. Raises redis.RedisError of the connection."""
@@ -115,6 +119,13 @@ class Connection:
     def close(self) -> None:
         """It opens again if it is used again."""
         self._connection.disconnect()
+
+    def shut(self) -> None:
+        """End the round trip under way, from another thread: whoever reads meets the end of the connection."""
+        self.overdue = True
+        sock: Any = getattr(self._connection, "_sock", None)
+        with suppress(OSError, AttributeError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 class AsyncConnection:

@@ -8,6 +8,7 @@ waited while others timed out give up with them, and none pays more than about o
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ import redis
 
 from billing_tasks.holds.commands import Command
 from billing_tasks.holds.connection.connection import Connection
+from billing_tasks.holds.connection.watch import Watch
 
 
 class PoolTimeout(redis.RedisError):
@@ -27,9 +29,16 @@ class PoolTimeout(redis.RedisError):
 class ConnectionPool:
     """The connections of a process's threads. Made anew in a forked child, whose parent goes on with the old ones."""
 
-    def __init__(self, open_connection: Callable[[], Connection], size: int, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        open_connection: Callable[[], Connection],
+        size: int,
+        wait_seconds: float,
+        longest_seconds: float = math.inf,
+    ) -> None:
         self._open_connection = open_connection
         self._wait_seconds = wait_seconds
+        self._longest_seconds = longest_seconds
         self._size = size
         self._reset()
 
@@ -38,6 +47,7 @@ class ConnectionPool:
         self._free = threading.Semaphore(self._size)
         self._idle: list[Connection] = []  # the one used last is used next
         self._answered = self._timed_out = 0.0  # when, by the monotonic clock
+        self._watch = Watch(self._longest_seconds)
 
     def exchange(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """One round trip. Raises PoolTimeout, or what redis-py raises; replies that are errors are returned."""
@@ -49,10 +59,12 @@ class ConnectionPool:
         try:
             if began < self._timed_out and self._answered < self._timed_out:
                 raise PoolTimeout("it timed out for the calls before this one")
-            connection = _taken(idle) or self._open_connection()
+            connection = _taken(idle) or self._watch.over(self._open_connection())
+            self._watch.begins(connection)
             try:
                 replies = self._exchange(connection, commands)
             finally:
+                connection.began = None
                 idle.append(connection)
         except redis.TimeoutError:
             self._timed_out = time.monotonic()
@@ -65,7 +77,9 @@ class ConnectionPool:
     def _exchange(self, connection: Connection, commands: Sequence[Command[Any]]) -> list[Any]:
         try:
             replies = connection.exchange(commands)
-        except redis.ConnectionError:
+        except redis.ConnectionError as exc:
+            if connection.overdue:
+                raise redis.TimeoutError("Timeout reading from socket") from exc
             # It may have died with its server while it was idle; now it is opened anew.
             return connection.exchange(commands)
         if demoted(replies):
@@ -80,6 +94,7 @@ class ConnectionPool:
     def close(self) -> None:
         """Close the connections that are idle; they open again when they are used."""
         while connection := _taken(self._idle):
+            self._watch.leave(connection)
             connection.close()
 
 

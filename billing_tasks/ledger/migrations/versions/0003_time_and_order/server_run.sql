@@ -1,11 +1,33 @@
--- billing.server_run() -> text, which run of a server holds these books
+-- Which books these are: a name that travels with them, into a backup and out of it, and to a standby. Redis notes it,
+-- and takes no other.
+create table billing.installation (
+    name     uuid        primary key default gen_random_uuid(),
+    made_at  timestamptz not null default now(),
+    only_one boolean     not null default true unique,
+    constraint installation_is_one check (only_one)
+);
+
+-- billing.installation_name() -> uuid; made now if a program that empties all tables took it away
+create function billing.installation_name() returns uuid
+language plpgsql
+as $$
+begin
+    if not exists (select from billing.installation) then
+        insert into billing.installation default values on conflict do nothing;
+    end if;
+    return (select name from billing.installation);
+end
+$$;
+select billing.installation_name();
+
+-- billing.server_run() -> text, which run of a server holds these books: <installation>.<the run>
 --
 -- Another word after a restart, a failover, a restore into new tables: after each, what was read of an account before
--- may be newer than what PostgreSQL has now. What is cached is then loaded again. The word means nothing else.
+-- may be newer than what PostgreSQL has now. What is cached is then loaded again. The run's word means nothing else.
 create function billing.server_run() returns text
 language sql stable parallel safe
 as $$
-    select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint || '.'
+    select coalesce((select name from billing.installation)::text, '') || '.' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint || '.'
         || 'billing.versions'::regclass::oid || '.' || pg_relation_filenode('billing.users') || '.'
         || pg_relation_filenode('billing.tokens')
 $$;
