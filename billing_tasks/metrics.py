@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from billing_tasks.admin import Admin
 from billing_tasks.admin.status import Kept
-from billing_tasks.admin.types import Watched
+from billing_tasks.admin.types import SetupWarning, Watched
 from billing_tasks.runtime import Runtime
 
 
@@ -21,6 +21,7 @@ class Watcher(Collector):
 
     def __init__(self, runtime: Runtime) -> None:
         self._admin = Admin(runtime)
+        self._kept: Kept | None = None  # what PostgreSQL said last
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not need a server."""
@@ -34,9 +35,11 @@ class Watcher(Collector):
         up.add_metric(["postgresql"], 0 if seen.postgresql is None else 1)
         if seen.redis is not None:
             yield from _of_redis(seen.redis)
-        if seen.postgresql is not None:
-            yield from _of_postgresql(seen.postgresql)
+        self._kept = seen.postgresql or self._kept
+        if self._kept is not None:  # `billing_up` says whether it is of now: an alert must not end with the server
+            yield from _of_postgresql(self._kept)
         yield up
+        yield _of_setup(seen.warnings)
 
 
 def _of_redis(seen: Watched) -> list[Metric]:
@@ -62,6 +65,15 @@ def _of_postgresql(seen: Kept) -> list[Metric]:
             "billing_events_missing", "Events known to be lost that nobody has seen to, at least", seen.missing.events
         ),
     ]
+
+
+def _of_setup(warnings: list[SetupWarning]) -> Metric:
+    gauge = GaugeMetricFamily(
+        "billing_setup_warning", "1: a server is set so that the guarantees don't hold", labels=["code"]
+    )
+    for warning in warnings:
+        gauge.add_metric([warning.code], 1)
+    return gauge
 
 
 def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:

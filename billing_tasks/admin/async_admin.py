@@ -92,6 +92,7 @@ class AsyncAudit(Twin[Audit]):
 
     verify = Awaited(Audit.verify)
     reconcile = Awaited(Audit.reconcile)
+    setup = Awaited(Audit.setup)
 
 
 class AsyncAdmin(Twin[Admin]):

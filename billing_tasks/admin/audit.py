@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from billing_tasks.flows.audit import reconcile, verify
-from billing_tasks.flows.audit.answers import Report
+from billing_tasks.flows.audit import reconcile, setup, verify
+from billing_tasks.flows.audit.answers import Report, SetupWarning
 from billing_tasks.holds.repairs import Repair
 from billing_tasks.runtime import Runtime
 
@@ -36,7 +36,14 @@ class Audit:
 
     def verify(self, *, sums: bool = True) -> Report:
         """Check the guarantees. `sums=False` leaves out what reads the whole ledger."""
-        return verify.check(holds=self._runtime.holds, ledger=self._runtime.ledger, sums=sums)
+        r = self._runtime
+        report = verify.check(holds=r.holds, ledger=r.ledger, sums=sums)
+        report.warnings = self.setup()
+        return report
+
+    def setup(self) -> list[SetupWarning]:
+        """Settings of the servers under which the guarantees don't hold. Raises nothing."""
+        return setup.look(holds=self._runtime.holds, ledger=self._runtime.ledger, settings=self._runtime.settings)
 
     def reconcile(self, *, repair: bool = True, sums: bool = True) -> Reconciled:
         """Verify, repair what is safe, which is Redis, and verify again if that changed something.

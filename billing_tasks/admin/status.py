@@ -7,7 +7,8 @@ from typing import Final
 
 from billing_tasks.broker import names
 from billing_tasks.errors import BillingError, Unavailable
-from billing_tasks.flows.audit.answers import Watched
+from billing_tasks.flows.audit import setup
+from billing_tasks.flows.audit.answers import SetupWarning, Watched
 from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing
 from billing_tasks.model import set_aside
@@ -38,6 +39,7 @@ class Status:
     set_aside: dict[str, int] = field(default_factory=dict)  # messages that were in our queue, by where they are kept
     broker_waiting: int | None = None  # messages in the queue; None: the broker is away, or was not asked
     problems: list[str] = field(default_factory=list)  # what the servers that are away said
+    warnings: list[SetupWarning] = field(default_factory=list)  # settings under which the guarantees don't hold
 
     @property
     def incidents(self) -> list[Incident]:
@@ -56,7 +58,7 @@ class Status:
             said["workers"] = self.workers
             said["broker"] = None if self.broker_waiting is None else {"waiting": self.broker_waiting}
             said["set_aside"] = self.set_aside
-        return {**said, "problems": self.problems}
+        return {**said, "problems": self.problems, "warnings": [asdict(warning) for warning in self.warnings]}
 
 
 def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
@@ -74,8 +76,9 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
         postgresql = Kept(ledger.count_dead_letters(), ledger.count_missing(), ledger.incidents(limit=LAST_INCIDENTS))
     except BillingError as exc:
         problems.append(exc.message)
+    warnings = setup.look(holds=runtime.holds, ledger=runtime.ledger, settings=runtime.settings)
     if not workers:
-        return Status(redis, postgresql, None, problems=problems)
+        return Status(redis, postgresql, None, problems=problems, warnings=warnings)
     answered = runtime.doorbell.workers()
     return Status(
         redis,
@@ -84,6 +87,7 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
         _set_aside(runtime, problems),
         _broker_waiting(runtime),
         problems + _other_workers(runtime, answered),
+        warnings,
     )
 
 

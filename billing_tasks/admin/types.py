@@ -2,7 +2,7 @@
 
 from billing_tasks.admin.one_by_one import NOT_FOUND, Result
 from billing_tasks.admin.paging import Page
-from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, Watched
+from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, SetupWarning, Watched
 from billing_tasks.flows.dead_letters.answers import FOR_EVER, Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import (
     OPEN,
@@ -47,6 +47,7 @@ __all__ = [
     "Selected",
     "Sent",
     "SetAside",
+    "SetupWarning",
     "Unset",
     "Watched",
 ]

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from billing_tasks.admin.incidents import worth_a_look
 from billing_tasks.admin.types import GUARANTEES, Report
@@ -56,6 +57,8 @@ def _show_status(seen: Status) -> None:
     console.print(facts(lines))
     for sentence in telling.told([one for one in seen.incidents if worth_a_look(one)]):
         console.print(f"  {sentence}", soft_wrap=True)
+    for warning in seen.warnings:
+        err.print(f"[yellow]warning[/] {escape(str(warning))}", soft_wrap=True)
     for problem in seen.problems:
         err.print(problem, style="red", soft_wrap=True)
 
@@ -91,6 +94,8 @@ def show_report(report: Report, seconds: float) -> None:
             ],
         )
     )
+    for warning in report.warnings:
+        err.print(f"[yellow]warning[/] {escape(str(warning))}", soft_wrap=True)
     if report.findings:
         console.print(
             table(

@@ -13,7 +13,7 @@ from billing_tasks.ledger.accounts import unknown_token, unknown_user
 from billing_tasks.ledger.database import Record
 from billing_tasks.ledger.models import SCHEMA, Channel, Entry, Refund, Token, User
 from billing_tasks.ledger.part import Part
-from billing_tasks.ledger.rows import ChannelRow, EntryFilter, EntryRow
+from billing_tasks.ledger.rows import ChannelRow, EntryFilter, EntryRow, ServerSetup
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.fingerprint import formula_of
 from billing_tasks.model.ids import shorten
@@ -27,6 +27,11 @@ _ACCOUNTS: Final = sa.text(
     " where t.id = cast(:token_id as bigint)) as tokens"
 )
 _INSTALLATION: Final = sa.text("select billing.installation_name()")
+_SETUP: Final = sa.text(
+    "select current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),"
+    " (select setting::bigint from pg_settings where name = 'statement_timeout'), pg_is_in_recovery(),"
+    " (extract(epoch from clock_timestamp()) * 1000)::bigint"
+)
 _ENTRY: Final = tuple(Entry.__table__.columns)
 #: What the times of an EntryFilter are compared with.
 _TIME: Final = sa.func.coalesce(Entry.used_at, Entry.created_at)
@@ -51,6 +56,10 @@ class Reads(Part):
     def installation(self) -> str:
         """The name of these books, which travels with them into backups and to standbys."""
         return str(self._db.statement(_INSTALLATION, seconds=self._db.read_seconds)[0][0])
+
+    def server_setup(self) -> ServerSetup:
+        """Settings of the server that the guarantees rest on, as a session of ours has them."""
+        return ServerSetup(*self._db.statement(_SETUP, seconds=self._db.read_seconds)[0])
 
     def get_user(self, user_id: int) -> UserRow:
         """Raises UserNotFound."""

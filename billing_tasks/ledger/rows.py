@@ -70,6 +70,18 @@ class EntryRow:
     details: dict[str, Any]  # other fields of ConsumeLog without a field of their own
 
 
+@dataclass(frozen=True, slots=True)
+class ServerSetup:
+    """Settings of a PostgreSQL server, and its clock in milliseconds since 1970."""
+
+    fsync: str
+    full_page_writes: str
+    synchronous_commit: str
+    statement_timeout_ms: int
+    in_recovery: bool
+    now_ms: int
+
+
 class EntryFilter(TypedDict, total=False):
     """Which entries. Every part that is given must match; an empty collection matches all."""
 

@@ -92,6 +92,9 @@ class Consumer(CeleryConsumer):
             # What was called for before may be lost with the broker, and calls become rare while no worker answers.
             self.app.send_task(names.RING_STALE, kwargs={"anew": True}, expires=RING_EXPIRES_SECONDS)
         self._warn_of_others()
+        with Admin.from_settings() as admin:
+            for warning in admin.audit.setup():
+                log.warning("%s", warning)
 
     def _warn_of_others(self) -> None:
         queue = self.app.conf.task_default_queue

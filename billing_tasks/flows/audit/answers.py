@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ class Finding:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SetupWarning:
+    """A setting of a server under which the guarantees don't hold."""
+
+    code: str  # as metrics and BILLING_ACCEPTED_WARNINGS name it
+    what: str  # what is set, and what it may cost
+    do: str  # what cures it
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.do}. ({self.code})"
+
+
 @dataclass(slots=True)
 class Report:
     """What was looked at and what was found."""
@@ -46,6 +58,7 @@ class Report:
     events_missing: int = 0  # at least; over all incidents
     open_holds: int = 0
     backlog: int = 0
+    warnings: list[SetupWarning] = field(default_factory=list)  # settings of the servers; no guarantee is broken yet
 
     @property
     def ok(self) -> bool:
@@ -66,6 +79,7 @@ class Report:
             "unjudged": self.unjudged,
             "open_holds": self.open_holds,
             "backlog": self.backlog,
+            "warnings": [asdict(warning) for warning in self.warnings],
         }
 
 

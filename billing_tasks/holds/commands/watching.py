@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from billing_tasks.holds import outcomes
@@ -20,6 +21,8 @@ from billing_tasks.holds.replies import (
 #: The longest that a hold may be kept without being renewed (settings.py), in milliseconds.
 LONGEST_TTL_MS = 86_400_000
 
+_INFO_LINE = re.compile(r"^([a-z_]+):(.*?)\r?$", re.MULTILINE)
+
 
 class Watching(Subject):
     """Looks at shards."""
@@ -27,6 +30,14 @@ class Watching(Subject):
     def server_time(self) -> Command[int]:
         """The server's clock in milliseconds."""
         return Command(("TIME",), lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000)
+
+    def info(self) -> Command[dict[str, str]]:
+        """What the server says of itself."""
+        return Command(("INFO",), lambda reply: dict(_INFO_LINE.findall(text(reply))))
+
+    def config(self, name: str) -> Command[str | None]:
+        """One setting of the server. Managed ones refuse to tell; None: it does not know that setting."""
+        return Command(("CONFIG", "GET", name), lambda reply: text(reply[1]) if len(reply) > 1 else None)
 
     def due(self, shard: int, *, now_ms: int, limit: int) -> Command[DueMembers]:
         """Request ids of holds that are due, oldest first."""
