@@ -49,6 +49,7 @@ class AsyncEntries(Twin[Entries]):
 
     find = Awaited(Entries.find)
     of_request = Awaited(Entries.of_request)
+    usage = Awaited(Entries.usage)
 
 
 class AsyncDeadLetters(Twin[DeadLetters]):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Final, Literal, TypeAlias, Unpack, get_args
 from uuid import UUID
 
 from billing_tasks.admin.paging import Listing, Page, check_filters, check_times
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.ledger.rows import EntryFilter, EntryRow
+from billing_tasks.ledger.rows import EntryFilter, EntryRow, UsageRow
+from billing_tasks.ledger.usage import USAGE_BY, UsageBy
 from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.runtime import Runtime
@@ -37,6 +39,29 @@ class Entries:
         _check(wanted)
         ledger = self._runtime.ledger
         return _ENTRIES.page(cursor, limit, lambda after, most: ledger.find_entries(after=after, limit=most, **wanted))
+
+    def usage(
+        self,
+        by: UsageBy,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        user_id: int | None = None,
+        limit: int | None = None,
+    ) -> list[UsageRow]:
+        """What was used and given back in that time, summed up; amounts in quota, days are UTC's.
+
+        By the time of use, whenever it was booked; `since` belongs to it, `before` does not. Days come in their order,
+        all else by what was charged. It reads every entry of that time. Raises InvalidRequest.
+        """
+        if by not in USAGE_BY:
+            raise InvalidRequest(f"Usage is summed up by {', '.join(USAGE_BY)}, got {shorten(by)}.")
+        check_times(since, before)
+        if user_id is not None:
+            check_int("user_id", user_id, 1)
+        if limit is not None:
+            check_int("limit", limit, 1)
+        return self._runtime.ledger.usage(by, since=since, before=before, user_id=user_id, limit=limit)
 
     def of_request(self, request_id: str) -> list[EntryRow]:
         """All that was booked for one request, oldest first: its consume, its release, its refunds.

@@ -18,8 +18,12 @@ from billing_tasks.ledger.rows import (
     Incident,
     Missing,
     Unset,
+    UsageRow,
 )
 from billing_tasks.model.set_aside import SetAside
+
+#: What usage can be summed up by.
+USAGE_BY = ("model", "user", "token", "channel", "day")
 
 __all__ = [
     "FOR_EVER",
@@ -27,6 +31,7 @@ __all__ = [
     "NOT_FOUND",
     "OPEN",
     "UNSET",
+    "USAGE_BY",
     "Attempted",
     "ChannelRow",
     "DeadLetter",
@@ -49,5 +54,6 @@ __all__ = [
     "SetAside",
     "SetupWarning",
     "Unset",
+    "UsageRow",
     "Watched",
 ]

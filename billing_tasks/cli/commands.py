@@ -86,6 +86,11 @@ COMMANDS: Final = {
         "log:log",
         "The ledger's entries, newest first: consumes, releases, refunds, top-ups, adjustments.",
     ),
+    "usage": Listed(
+        "Accounts",
+        "usage:usage",
+        "What was used and given back, by model, user, token, channel or day (UTC).",
+    ),
     "price": Listed("Accounts", "prices:price", "What a text request costs. Needs no server."),
     "users": Listed("Accounts", "accounts:users", "Create, list, enable and disable users."),
     "tokens": Listed("Accounts", "accounts:tokens", "Create, list and change the tokens of users."),

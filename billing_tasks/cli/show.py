@@ -10,17 +10,19 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from billing_tasks.errors import BillingError
+from billing_tasks.model.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from billing_tasks.admin.types import Page
@@ -30,9 +32,18 @@ WIDTH_OF_A_LOG = 140
 QUOTA_PER_USD = 500_000
 
 
+class _Console(Console):
+    """Shows what came from outside, and lets no terminal obey it."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """Each piece of text on its way out, whatever it is part of."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def _console(stream: IO[str], *, stderr: bool) -> Console:
     fixed = "COLUMNS" in os.environ or stream.isatty()
-    return Console(stderr=stderr, highlight=False, width=None if fixed else WIDTH_OF_A_LOG)
+    return _Console(stderr=stderr, highlight=False, width=None if fixed else WIDTH_OF_A_LOG)
 
 
 console = _console(sys.stdout, stderr=False)
@@ -42,7 +53,7 @@ err = _console(sys.stderr, stderr=True)
 def print_json(value: Any) -> None:
     """One JSON document on stdout: no colour, nothing cut, keys in the order given."""
     # Not console.print_json: it would wrap long strings at the width of the terminal.
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(printable_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
     sys.stdout.flush()
 
 
@@ -68,18 +79,18 @@ def facts(pairs: Iterable[tuple[str, object]], title: str | None = None) -> Tabl
 
 
 def shown(value: object) -> str:
-    """A cell's text: thousands apart, None as a dash."""
+    """A cell's text: thousands apart, None as a dash, nothing that a terminal would obey."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def usd(quota: int) -> str:
     """An amount of quota in US dollars, cut to whole cents: 500,000 quota are 1 USD."""
-    if 0 < quota * 100 < QUOTA_PER_USD:
-        return "<$0.01"
+    if 0 < abs(quota) * 100 < QUOTA_PER_USD:
+        return "<$0.01" if quota > 0 else ">-$0.01"
     dollars, cents = divmod(abs(quota) * 100 // QUOTA_PER_USD, 100)
     return f"{'-' if quota < 0 else ''}${dollars:,}.{cents:02d}"
 

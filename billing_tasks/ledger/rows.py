@@ -71,6 +71,23 @@ class EntryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Usage summed up; amounts in quota."""
+
+    key: str  # of the model, user, token, channel or day; empty: there was none
+    requests: int  # that were charged, for 0 quota also
+    prompt_tokens: int
+    completion_tokens: int
+    charged: int
+    refunded: int  # counted when it was asked for, whenever the charge was
+
+    @property
+    def net(self) -> int:
+        """Charged and not refunded, in quota."""
+        return self.charged - self.refunded
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSetup:
     """Settings of a PostgreSQL server, and its clock in milliseconds since 1970."""
 

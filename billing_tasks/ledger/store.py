@@ -24,11 +24,12 @@ from billing_tasks.ledger.partitions import Partitions
 from billing_tasks.ledger.posting import Posting
 from billing_tasks.ledger.reads import Reads
 from billing_tasks.ledger.top_ups import TopUps
+from billing_tasks.ledger.usage import Usage
 from billing_tasks.settings import Settings
 
 
 class Ledger(
-    Posting, Reads, Administration, TopUps, DeadLetters, Attempts, Outboxes, Partitions, Invariants, Comparisons
+    Posting, Reads, Usage, Administration, TopUps, DeadLetters, Attempts, Outboxes, Partitions, Invariants, Comparisons
 ):
     """Posting, reading, administration and upkeep over one pool of connections."""
 

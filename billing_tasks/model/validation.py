@@ -44,12 +44,12 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 def check_moment(name: str, value: object, *, now: datetime) -> datetime:
     """A moment that a person named: `2h` is two hours ago (s, m, h, d), else an ISO date and time, by default UTC."""
     if isinstance(value, str):
-        if ago := _AGO.fullmatch(value.strip().lower()):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         try:
+            if ago := _AGO.fullmatch(value.strip().lower()):
+                return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
             moment = datetime.fromisoformat(value.strip())
             return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        except ValueError:
+        except (ValueError, OverflowError):  # also what is before the year 1
             pass
     raise InvalidRequest(
         f"{name} must be a time like 90s, 30m, 2h, 7d (ago) or 2026-11-23T10:00 (UTC), got {shorten(value)}."

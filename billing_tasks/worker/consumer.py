@@ -161,7 +161,9 @@ def _due_now(message: Any) -> None:
     if words.get("expires") is not None and words["task"] in NEVER_EXPIRE:
         words["expires"] = None
     if words.get("eta") is not None and _seconds_until(words["eta"]) > FARTHEST_ETA_SECONDS:
-        log.warning("%s %s was sent for %s and is done now", words["task"], words.get("id"), words["eta"])
+        log.warning(
+            "%s %s was sent for %s and is done now", *map(shorten, (words["task"], words.get("id"), words["eta"]))
+        )
         words["eta"] = None
 
 
