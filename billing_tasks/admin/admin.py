@@ -15,6 +15,7 @@ from billing_tasks.admin.accounts import Accounts
 from billing_tasks.admin.audit import Audit
 from billing_tasks.admin.dead_letters import DeadLetters
 from billing_tasks.admin.entries import Entries
+from billing_tasks.admin.imports import Imports
 from billing_tasks.admin.incidents import Incidents
 from billing_tasks.admin.neighbours import Neighbours
 from billing_tasks.admin.status import Status, status_of
@@ -30,6 +31,7 @@ class Admin:
         self.accounts = Accounts(runtime)
         self.entries = Entries(runtime)
         self.dead_letters = DeadLetters(runtime)
+        self.imports = Imports(runtime)
         self.incidents = Incidents(runtime)
         self.audit = Audit(runtime)
         self.neighbours = Neighbours(runtime)

@@ -14,6 +14,7 @@ from billing_tasks.admin.admin import Admin
 from billing_tasks.admin.audit import Audit
 from billing_tasks.admin.dead_letters import DeadLetters
 from billing_tasks.admin.entries import Entries
+from billing_tasks.admin.imports import Imports
 from billing_tasks.admin.in_threads import Awaited, Iterated, Twin
 from billing_tasks.admin.incidents import Incidents
 from billing_tasks.admin.neighbours import Neighbours
@@ -88,6 +89,12 @@ class AsyncNeighbours(Twin[Neighbours]):
     hand_back = Awaited(Neighbours.hand_back)
 
 
+class AsyncImports(Twin[Imports]):
+    """Imports, awaited."""
+
+    usage = Iterated(Imports.usage)
+
+
 class AsyncAudit(Twin[Audit]):
     """Audit, awaited. It may take as long as reading the whole ledger does."""
 
@@ -110,6 +117,7 @@ class AsyncAdmin(Twin[Admin]):
         self.accounts = AsyncAccounts(admin.accounts)
         self.entries = AsyncEntries(admin.entries)
         self.dead_letters = AsyncDeadLetters(admin.dead_letters)
+        self.imports = AsyncImports(admin.imports)
         self.incidents = AsyncIncidents(admin.incidents)
         self.audit = AsyncAudit(admin.audit)
         self.neighbours = AsyncNeighbours(admin.neighbours)

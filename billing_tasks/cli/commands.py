@@ -91,6 +91,7 @@ COMMANDS: Final = {
         "usage:usage",
         "What was used and given back, by model, user, token, channel or day (UTC).",
     ),
+    "import": Listed("Accounts", "imports:app", "Take in usage that was logged elsewhere, once per request_id."),
     "price": Listed("Accounts", "prices:price", "What a text request costs. Needs no server."),
     "users": Listed("Accounts", "accounts:users", "Create, list, enable and disable users."),
     "tokens": Listed("Accounts", "accounts:tokens", "Create, list and change the tokens of users."),
