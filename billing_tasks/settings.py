@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     expire_every_seconds: float = Field(5.0, gt=0, description="beat: release holds that are due")
     ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes that no worker drains")
 
-    accepted_warnings: str = Field(
-        "", description="codes of warnings about the servers' settings that are meant so, by comma: `redis_fsync`, say"
+    accepted_warnings: str | None = Field(
+        None, description="codes of warnings about the servers' settings that are meant so, by comma: `redis_fsync`, say"
     )
 
     max_tokens: dict[str, Annotated[int, Field(ge=1, le=2**40)]] = Field(

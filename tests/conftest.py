@@ -79,7 +79,7 @@ def database_url(servers: Servers) -> str:
 EMPTY = """
 set session_replication_role = replica;  -- the ledger's own triggers refuse this, and rightly
 truncate billing.users, billing.tokens, billing.channels, billing.channel_usage, billing.ledger_entries,
-    billing.top_ups, billing.refunds, billing.outbox_cursors, billing.incidents, billing.dead_letters
+    billing.top_ups, billing.refunds, billing.outbox_cursors, billing.incidents, billing.dead_letters, billing.erasures
     restart identity cascade
 """
 

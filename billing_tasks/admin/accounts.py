@@ -17,7 +17,7 @@ from billing_tasks.admin.paging import Listing, Page, RowNumber
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.effects import InLedger
-from billing_tasks.ledger.rows import UNSET, ChannelRow, EntryRow, Unset
+from billing_tasks.ledger.rows import UNSET, ChannelRow, EntryRow, Erased, Unset
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.consume_log import MAX_MOMENT_MS
@@ -73,6 +73,20 @@ class Accounts:
         if group is not None:
             check_text("group", group, 64)
         return self._user_change(user_id, InLedger(Ledger.set_user, user_id, status=status, group_name=group))
+
+    def erase_user(self, user_id: int, *, actor: str, comment: str = "") -> Erased:
+        """Empty what may name this person: remarks, the app's own keys, token names, details, notes of top-ups, and
+        dead letters that are settled.
+
+        Amounts, ids, models, times and fingerprints stay: balances, `verify` and repeated requests are as before. Who
+        had it done is kept in `billing.erasures`. What waits in an outbox is not reached: settle first. Safe to repeat.
+        Raises UserNotFound.
+        """
+        check_int("user_id", user_id, 1)
+        if not check_text("actor", actor, 200):
+            raise InvalidRequest("actor must not be empty: it is kept who had a person's data erased.")
+        check_text("comment", comment, 2000)
+        return self._runtime.ledger.erase_person(user_id, actor=actor, comment=comment)
 
     def top_up(self, user_id: int, quota: int, top_up_id: str, *, note: str = "") -> tuple[UserRow, bool]:
         """Add quota to a user, once per `top_up_id`. The flag says whether it was new.

@@ -27,6 +27,7 @@ class AsyncAccounts(Twin[Accounts]):
 
     create_user = Awaited(Accounts.create_user)
     set_user = Awaited(Accounts.set_user)
+    erase_user = Awaited(Accounts.erase_user)
     top_up = Awaited(Accounts.top_up)
     adjust_user = Awaited(Accounts.adjust_user)
     user = Awaited(Accounts.user)

@@ -10,9 +10,9 @@ import msgspec
 import typer
 
 from billing_tasks.admin.types import UNSET
-from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId
+from billing_tasks.cli.options import AsJson, Limit, TokenId, UserId, Who, me
 from billing_tasks.cli.process import admin
-from billing_tasks.cli.show import console, facts, print_json, table, usd
+from billing_tasks.cli.show import command, console, facts, print_json, table, usd
 from billing_tasks.model.account import TokenRow, UserRow
 
 users = typer.Typer(help="Create, list, enable and disable users.", no_args_is_help=True)
@@ -93,6 +93,29 @@ def set_user(
 ) -> None:
     """Change a user's status or group."""
     _show_users([admin().accounts.set_user(user_id, status=status, group=group)], as_json)
+
+
+@users.command("erase")
+def erase_user(
+    user_id: UserId,
+    comment: Annotated[str, typer.Option(help="Why: the number of the request, say. Kept.")] = "",
+    actor: Who = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Empty what may name a person: remarks, own keys, token names, details. Amounts and ids stay.
+
+    It can't be undone.
+    """
+    if not yes:
+        typer.confirm(f"Erase the texts of user {user_id} for good?", abort=True, err=True)
+    erased = admin().accounts.erase_user(user_id, actor=me(actor), comment=comment)
+    if as_json:
+        print_json(asdict(erased))
+        return
+    console.print(facts([(name.replace("_", " "), count) for name, count in asdict(erased).items()]))
+    if erased.open_dead_letters:
+        console.print(f"{command()} dead-letters list --user {user_id}   retry or discard these, then erase again")
 
 
 @tokens.command("create")

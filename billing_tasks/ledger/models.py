@@ -68,6 +68,20 @@ class Token(Base):
     unlimited_until: Mapped[datetime | None]
 
 
+class ErasureRecord(Base):
+    __tablename__ = "erasures"
+
+    id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
+    user_id: Mapped[int]
+    actor: Mapped[str]
+    comment: Mapped[str] = mapped_column(server_default="")
+    entries: Mapped[int]
+    tokens: Mapped[int]
+    top_ups: Mapped[int]
+    dead_letters: Mapped[int]
+    erased_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
 class Installation(Base):
     __tablename__ = "installation"
 

@@ -71,6 +71,17 @@ class EntryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """How many rows of a user had texts that are empty now, and what could not be emptied yet."""
+
+    entries: int
+    tokens: int
+    top_ups: int
+    dead_letters: int
+    open_dead_letters: int  # they keep what is to be booked: retry or discard them, then erase again
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRow:
     """Usage summed up; amounts in quota."""
 

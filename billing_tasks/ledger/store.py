@@ -18,6 +18,7 @@ from billing_tasks.ledger.comparisons import Comparisons
 from billing_tasks.ledger.database import Database
 from billing_tasks.ledger.dead_letter_attempts import Attempts
 from billing_tasks.ledger.dead_letters import DeadLetters
+from billing_tasks.ledger.erasure import Erasure
 from billing_tasks.ledger.invariants import Invariants
 from billing_tasks.ledger.outboxes import Outboxes
 from billing_tasks.ledger.partitions import Partitions
@@ -29,7 +30,18 @@ from billing_tasks.settings import Settings
 
 
 class Ledger(
-    Posting, Reads, Usage, Administration, TopUps, DeadLetters, Attempts, Outboxes, Partitions, Invariants, Comparisons
+    Posting,
+    Reads,
+    Usage,
+    Administration,
+    TopUps,
+    Erasure,
+    DeadLetters,
+    Attempts,
+    Outboxes,
+    Partitions,
+    Invariants,
+    Comparisons,
 ):
     """Posting, reading, administration and upkeep over one pool of connections."""
 

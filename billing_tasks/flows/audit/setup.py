@@ -22,7 +22,7 @@ CLOCKS_DIFFER_MS = 2000
 
 def look(*, holds: HoldStore, ledger: Ledger, settings: Settings) -> list[SetupWarning]:
     """What is wrong, those left out that the setting accepts. A server that is away is asked nothing."""
-    accepted = {code.strip() for code in settings.accepted_warnings.split(",")}
+    accepted = {code.strip() for code in (settings.accepted_warnings or "").split(",")}
     found: list[SetupWarning] = []
     for ask in (_of_redis, _of_postgresql):
         with suppress(BillingError):

@@ -38,12 +38,12 @@ async def take_in(events: Sequence[Event], *, commands: Commands, dry_run: bool 
     by_shard: defaultdict[int, list[int]] = defaultdict(list)
     for at, event in enumerate(events):
         by_shard[commands.keys.shard_of(event.user_id)].append(at)
-    for shard, places in by_shard.items():
+    for shard, chosen in by_shard.items():
         if dry_run:
-            for at in places:
+            for at in chosen:
                 answers[at] = await _previewed(shard, events[at])
         else:
-            answers.update(await _post(shard, {at: events[at] for at in places}, commands))
+            answers.update(await _post(shard, {at: events[at] for at in chosen}, commands))
     return [answers[at] for at in range(len(events))]
 
 
@@ -56,21 +56,21 @@ async def _previewed(shard: int, event: Event) -> TakenIn:
 
 async def _post(shard: int, events: dict[int, Event], commands: Commands) -> dict[int, TakenIn]:
     """Halved down to the one that PostgreSQL can't store."""
-    places = list(events)
-    clock = await clock_of(events[places[0]].user_id, commands)
+    order = list(events)
+    clock = await clock_of(events[order[0]].user_id, commands)
     try:
         answer = await InLedger(Ledger.post_batch, shard, list(events.values()))
     except LedgerRefusedData as exc:
-        if len(places) == 1:
-            return {places[0]: TakenIn(reason_of(exc), exc.message)}
-        half = len(places) // 2
-        first = await _post(shard, {at: events[at] for at in places[:half]}, commands)
-        return first | await _post(shard, {at: events[at] for at in places[half:]}, commands)
+        if len(order) == 1:
+            return {order[0]: TakenIn(reason_of(exc), exc.message)}
+        half = len(order) // 2
+        first = await _post(shard, {at: events[at] for at in order[:half]}, commands)
+        return first | await _post(shard, {at: events[at] for at in order[half:]}, commands)
     # What gateways have cached of these accounts is older now.
     users = [row for row in answer.users if commands.keys.shard_of(row.id) == shard]
     tokens = [row for row in answer.tokens if commands.keys.shard_of(row.user_id) == shard]
     await push_accounts(clock, users=users, tokens=tokens, commands=commands)
-    return {at: _answer(outcome) for at, outcome in zip(places, answer.outcomes, strict=True)}
+    return {at: _answer(outcome) for at, outcome in zip(order, answer.outcomes, strict=True)}
 
 
 def _answer(outcome: PostOutcome) -> TakenIn:

@@ -22,4 +22,5 @@ def upgrade() -> None:
         "archived_months",
         "openings",
         "broken_invariants",
+        "erase_person",
     )
