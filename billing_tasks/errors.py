@@ -15,14 +15,14 @@
     │   └── BadSettings               500  the configuration can't be used (operator's mistake)
     ├── OutboxStuck                   500  a bug, or a stranger writing to Redis
     └── Unavailable                   perhaps applied; repeating with the same id is safe
-        ├── UserQuotaUnreadable       500  no balance could be read
-        ├── HoldNotWritten            500  Redis did not answer in time
-        ├── NotBooked                 500  neither Redis nor PostgreSQL took the usage
+        ├── UserQuotaUnreadable       503  no balance could be read
+        ├── HoldNotWritten            503  Redis did not answer in time
+        ├── NotBooked                 503  neither Redis nor PostgreSQL took the usage
         └── BacklogFull               503  the outbox is at its limit
 
-`code` and `http_status` are the reference gateway's, `what_to_do` is a sentence
-for the person who reads the log. `as_openai()` is the body an OpenAI-compatible
-gateway answers with.
+`code` is the reference gateway's, and so is `http_status`, but that a server which is away is 503 there is 500.
+`what_to_do` is a sentence for the person who reads the log. `as_openai()` is the body an OpenAI-compatible gateway
+answers its customer with: it says nothing of servers, addresses and settings, which are the operator's.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class BillingError(Exception):
     code: ClassVar[str] = "billing_error"
     http_status: ClassVar[int] = 500
     what_to_do: ClassVar[str] = "Look at the message; it says what went wrong."
+    #: What a customer is told instead of the message; None: the message is for customers, too.
+    for_customers: ClassVar[str | None] = "The gateway can't bill this request. That is no fault of the request."
 
     def __init__(self, message: str, *, reason: str | None = None, request_id: str | None = None) -> None:
         super().__init__(message)
@@ -48,10 +50,10 @@ class BillingError(Exception):
         return _rebuild, (type(self), self.message, self.reason, self.request_id)
 
     def as_openai(self) -> dict[str, dict[str, str | None]]:
-        """The body of an OpenAI-style error response."""
+        """The body of an OpenAI-style error response, for a customer: no address, no setting, no server's words."""
         return {
             "error": {
-                "message": self.message,
+                "message": self.for_customers or self.message,
                 "type": "one_api_error",
                 "param": self.reason,
                 "code": self.code,
@@ -68,6 +70,7 @@ class Refused(BillingError):
 
     code = "refused"
     http_status = 400
+    for_customers: ClassVar[str | None] = None
 
 
 class InvalidRequest(Refused):
@@ -147,6 +150,7 @@ class BadRatios(Refused):
 
     code = "bad_ratios"
     http_status = 500
+    for_customers = BillingError.for_customers
     what_to_do = "Correct the line that the message names."
 
 
@@ -155,6 +159,7 @@ class BadSettings(Refused):
 
     code = "bad_settings"
     http_status = 500
+    for_customers = BillingError.for_customers
     what_to_do = "Correct the BILLING_* variable that the message names."
 
 
@@ -170,7 +175,8 @@ class Unavailable(BillingError):
     """A server did not answer. The call was perhaps applied; repeating it with the same id is safe."""
 
     code = "unavailable"
-    http_status = 500
+    http_status = 503
+    for_customers = "The gateway can't bill requests at this moment. Repeat the request in a while."
     what_to_do = "Try again: with the same id that is safe, whether or not the first try was applied."
 
 
@@ -178,21 +184,21 @@ class UserQuotaUnreadable(Unavailable):
     """The account is not in Redis and could not be read from PostgreSQL either."""
 
     code = "get_user_quota_failed"
-    http_status = 500
+    http_status = 503
 
 
 class HoldNotWritten(Unavailable):
     """Redis did not confirm the hold. Repeat with the same request_id, or let it expire."""
 
     code = "decrease_user_quota_failed"
-    http_status = 500
+    http_status = 503
 
 
 class NotBooked(Unavailable):
     """Neither Redis nor PostgreSQL confirmed the usage or the refund. Repeat with the same request_id."""
 
     code = "billing_not_booked"
-    http_status = 500
+    http_status = 503
 
 
 class BacklogFull(Unavailable):

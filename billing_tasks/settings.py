@@ -7,14 +7,18 @@ lengths there only) and quota on db 1.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from billing_tasks.addresses import check_port, check_redis_url, redact
 from billing_tasks.errors import BadSettings
+
+__all__ = ["MAX_SHARDS", "Settings", "load_settings", "redact"]
 
 #: The shards' tags are to lie in a slot range of their own each.
 MAX_SHARDS: Final = 1024
@@ -23,7 +27,12 @@ MAX_SHARDS: Final = 1024
 class Settings(BaseSettings):
     """Every knob, its unit and its default. Each is BILLING_<NAME> in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="BILLING_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # it may be a password
+    )
 
     redis_url: str = Field("redis://localhost:6379", description="redis://, rediss:// or unix:///path; no db number")
     database_url: str = Field("postgresql://localhost/billing", description="PostgreSQL, as libpq writes it")
@@ -73,7 +82,7 @@ class Settings(BaseSettings):
     ring_every_seconds: float = Field(5.0, gt=0, description="beat: ring for outboxes that no worker drains")
 
     accepted_warnings: str | None = Field(
-        None, description="codes of warnings about the servers' settings that are meant so, by comma: `redis_fsync`, say"
+        None, description="codes of warnings about the servers' settings that are meant so, by comma"
     )
 
     max_tokens: dict[str, Annotated[int, Field(ge=1, le=2**40)]] = Field(
@@ -95,11 +104,25 @@ class Settings(BaseSettings):
         None, description="TOML with overrides of the ratio table; re-read when it changes"
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: str) -> str:
+        return check_redis_url(url)
+
+    @field_validator("broker_url", "database_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        return url if url is None else check_port(url)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
+
     @property
     def cache_url(self) -> str:
         """Where quota lives: db 1, in redis-py's spelling."""
         if self.redis_url.startswith("unix://"):
-            return f"{self.redis_url}?db=1"
+            return f"{self.redis_url}{'&' if '?' in self.redis_url else '?'}db=1"
         parts = urlsplit(self.redis_url)
         return urlunsplit(parts._replace(path="/1"))
 
@@ -109,7 +132,8 @@ class Settings(BaseSettings):
         if self.broker_url:
             return self.broker_url
         if self.redis_url.startswith("unix://"):
-            return f"redis+socket://{self.redis_url.removeprefix('unix://')}?virtual_host=0"
+            path = self.redis_url.removeprefix("unix://")
+            return f"redis+socket://{path}{'&' if '?' in path else '?'}virtual_host=0"
         return urlunsplit(urlsplit(self.redis_url)._replace(path="/0"))
 
     @property
@@ -125,14 +149,3 @@ def load_settings() -> Settings:
     except ValidationError as exc:
         problems = "; ".join(f"BILLING_{str(e['loc'][0]).upper()}: {e['msg']}" for e in exc.errors())
         raise BadSettings(f"Settings can't be used: {problems}") from None
-
-
-def redact(url: str) -> str:
-    """The address without its password, for output."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = parts.netloc.replace(f":{quote(parts.password, safe='')}@", ":***@").replace(
-        f":{parts.password}@", ":***@"
-    )
-    return urlunsplit(parts._replace(netloc=netloc))

@@ -34,7 +34,8 @@ def test_an_error_says_what_to_do_and_answers_as_openai_does(kind: type[BillingE
     assert kind.what_to_do.endswith(".")
     assert 400 <= kind.http_status < 600
     body = kind("what", reason="why").as_openai()["error"]
-    assert body == {"message": "what", "type": "one_api_error", "param": "why", "code": kind.code}
+    told = "what" if issubclass(kind, Refused) and kind.for_customers is None else kind.for_customers
+    assert body == {"message": told, "type": "one_api_error", "param": "why", "code": kind.code}
 
 
 def test_codes_tell_errors_apart() -> None:

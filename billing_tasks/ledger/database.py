@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
+from billing_tasks.addresses import scrub
 from billing_tasks.errors import BadSettings, Unavailable
 from billing_tasks.ledger.failures import connection_lost, in_the_way, read_only, translate
 from billing_tasks.ledger.watch import Watch
@@ -163,7 +164,8 @@ def creator(database_url: str, *, options: str = "", **defaults: int) -> Callabl
     try:
         given = conninfo_to_dict(database_url)
     except psycopg.ProgrammingError as exc:
-        raise BadSettings(f"BILLING_DATABASE_URL can't be read: {str(exc).strip()}") from None
+        said = scrub(str(exc).strip(), database_url)
+        raise BadSettings(f"BILLING_DATABASE_URL can't be read: {said}") from None
     arguments: dict[str, Any] = {
         "application_name": "billing_tasks",
         "connect_timeout": _CONNECT_TIMEOUT_SECONDS,

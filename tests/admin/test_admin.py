@@ -49,7 +49,16 @@ def test_status_counts_what_waits_and_what_failed(
     assert seen.postgresql.dead_letters[DeadLetterState.FAILED] == 1
     assert (seen.postgresql.missing.events, len(seen.incidents)) == (3, 1)
     told = json.loads(json.dumps(seen.as_dict(), default=str))
-    assert list(told) == ["redis", "dead_letters", "incidents", "workers", "broker", "set_aside", "problems", "warnings"]
+    assert list(told) == [
+        "redis",
+        "dead_letters",
+        "incidents",
+        "workers",
+        "broker",
+        "set_aside",
+        "problems",
+        "warnings",
+    ]
     assert "workers" not in admin.status(workers=False).as_dict()
 
 

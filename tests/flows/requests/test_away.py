@@ -48,7 +48,7 @@ def test_without_redis_a_reservation_fails_at_once_and_names_its_id(billing: Bil
     with without(billing, redis=True) as bk, pytest.raises(errors.HoldNotWritten) as failed:
         bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1], request_id=request_id)
     error = failed.value
-    assert (error.code, error.http_status, error.request_id) == ("decrease_user_quota_failed", 500, request_id)
+    assert (error.code, error.http_status, error.request_id) == ("decrease_user_quota_failed", 503, request_id)
     assert billing.reserve(payer, 10, request_id=request_id).held_quota == 10
 
 
@@ -174,7 +174,7 @@ def test_without_postgresql_loaded_accounts_go_on(billing: Billing) -> None:
         bk.refund_quota(bk.pre_consume_quota(10, user_id=payer[0], token_id=payer[1]))
         with pytest.raises(errors.UserQuotaUnreadable) as failed:
             bk.pre_consume_quota(10, user_id=cold[0], token_id=cold[1])
-        assert (failed.value.code, failed.value.http_status) == ("get_user_quota_failed", 500)
+        assert (failed.value.code, failed.value.http_status) == ("get_user_quota_failed", 503)
         # An old cached row is used as it is, and a refusal from it stands.
         billing.redis(
             "HINCRBY",
