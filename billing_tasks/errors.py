@@ -37,6 +37,8 @@ class BillingError(Exception):
     http_status: ClassVar[int] = 500
     what_to_do: ClassVar[str] = "Look at the message; it says what went wrong."
     #: What a customer is told instead of the message; None: the message is for customers, too.
+    #: In so many seconds the same is tried again by itself; None: it is not.
+    again_in_seconds: float | None = None
     for_customers: ClassVar[str | None] = "The gateway can't bill this request. That is no fault of the request."
 
     def __init__(self, message: str, *, reason: str | None = None, request_id: str | None = None) -> None:

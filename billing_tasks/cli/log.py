@@ -12,7 +12,7 @@ import typer
 from billing_tasks.admin.types import EntryRow, Page
 from billing_tasks.cli.options import AsJson, Cursor, Limit
 from billing_tasks.cli.process import admin
-from billing_tasks.cli.show import console, print_json, table, tell_of_next
+from billing_tasks.cli.show import console, err, print_json, table, tell_of_next
 from billing_tasks.model.validation import check_moment
 
 
@@ -59,25 +59,38 @@ def log(
     tell_of_next(page)
 
 
+#: Narrower than this, a request's id in one line leaves room for no more than what its balance did.
+_WIDE = 130
+
+
 def _show(rows: Sequence[EntryRow]) -> None:
+    wide = console.width >= _WIDE
+    names = ["time (UTC)", "kind", "request", "user", "quota"]
+    if wide:
+        names = [*names[:4], "token", "model", "prompt", "completion", "quota", "remark"]
+    cells = [_cells(row, "%m-%d %H:%M:%S" if wide else "%m-%d %H:%M") for row in rows]
     console.print(
         table(
-            *("time (UTC)", "kind", "request", "user", "token", "model", "prompt", "completion", "quota", "remark"),
-            rows=[
-                (
-                    f"{row.used_at:%m-%d %H:%M:%S}",
-                    row.kind,
-                    row.request_id,
-                    row.user_id,
-                    row.token_id,
-                    row.model_name,
-                    row.prompt_tokens or None,
-                    row.completion_tokens or None,
-                    row.user_quota or row.token_quota or row.quota,
-                    row.content,
-                )
-                for row in rows
-            ],
+            *names,
+            rows=[[row[name] for name in names] for row in cells],
             right="user token prompt completion quota",
         )
     )
+    if rows and not wide:
+        err.print(f"Token, model, counts and remark: --json, or a terminal of {_WIDE} columns.")
+
+
+def _cells(row: EntryRow, time: str) -> dict[str, object]:
+    change = row.user_quota or row.token_quota
+    return {
+        "time (UTC)": row.used_at.strftime(time),
+        "kind": row.kind,
+        "request": row.request_id,
+        "user": row.user_id,
+        "token": row.token_id,
+        "model": row.model_name,
+        "prompt": row.prompt_tokens or None,
+        "completion": row.completion_tokens or None,
+        "quota": f"{change:+,}" if change else "0",  # as the balance changed: a release changes nothing
+        "remark": row.content,
+    }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from celery import Celery, Task
+from celery.exceptions import Retry
 
 from billing_tasks.admin import Admin
 from billing_tasks.admin.reading import filter_from
@@ -54,8 +55,16 @@ class BillingTask(Task):  # type: ignore[type-arg]
             r.run(settle.comes_back(kwargs["shard"], at_ms=now_ms() + int(when * 1000), commands=r.commands))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """As Celery's own, whose `self` a message with a field of that name collides with; here it is kept and told."""
-        return self.run(*args, **kwargs)
+        """As Celery's own, whose `self` a message with a field of that name collides with; here it is kept and told.
+
+        What is tried again by itself, as a dead letter whose turn comes, is RETRY and no FAILURE.
+        """
+        try:
+            return self.run(*args, **kwargs)
+        except BillingError as exc:
+            if exc.again_in_seconds is None:
+                raise
+            raise Retry(str(exc), exc=exc, when=round(exc.again_in_seconds)) from exc  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,10 @@ def _sent_at_ms(request: Any) -> int | None:
     return sent if type(sent) is int and 0 <= sent <= MAX_MOMENT_MS else None
 
 
+#: So often a refund is tried again within a minute, because its charge may be on its way; then it is a dead letter.
+PATIENT_RETRIES = 5
+
+
 @task(names.REFUND, bind=True, max_retries=None)
 def refund_one(
     self: Any, /, *args: Any, dead_letter: int | None = None, attempt: int | None = None, **payload: Any
@@ -171,7 +184,11 @@ def refund_one(
         return _attempt(dead_letter, attempt, payload)
     r = runtime()
     sent_at_ms = _sent_at_ms(self.request)
-    receipt = r.run(intake.refund_message(payload, task_id=self.request.id, commands=r.commands, sent_at_ms=sent_at_ms))
+    patient = self.request.retries < PATIENT_RETRIES
+    flow = intake.refund_message(
+        payload, task_id=self.request.id, commands=r.commands, sent_at_ms=sent_at_ms, patient=patient
+    )
+    receipt = r.run(flow)
     return {"request_id": receipt.request_id, "quota": receipt.quota, "again": receipt.again}
 
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from billing_tasks import __version__
-from billing_tasks.cli import app
+from billing_tasks.cli import app, show
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import runtime
 from tests.conftest import Billing
@@ -202,3 +202,24 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.returncode == 1
     assert "BILLING_SHARDS" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_log_keeps_ids_in_one_line_and_says_what_the_balance_did(  # type: ignore[no-untyped-def]
+    run, billing: Billing, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(show.console, "width", width)
+    payer = billing.payer()
+    charged, released = billing.reserve(payer, 1500), billing.reserve(payer, 700)
+    billing.use(charged, 1234)
+    billing.bk.refund_quota(released)
+    billing.settle()
+    billing.bk.refund_charge(user_id=payer[0], request_id=charged.request_id, quota=1000, refund_id="case-1")
+    billing.settle()
+    lines = [line for line in run("log", "--user", payer[0]).stdout.splitlines() if line.strip()]
+    assert max(map(len, lines)) <= width
+    quota = {line.split()[2]: line for line in lines if len(line.split()) > 2}
+    assert "+1,000" in quota["refund"]
+    assert "-1,234" in quota["consume"]
+    assert charged.request_id in quota["consume"]
+    assert quota["release"].split()[-1 if width == 80 else -2] in ("0", "–")

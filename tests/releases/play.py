@@ -187,7 +187,7 @@ class Play:
             message = json.loads(json.dumps([args, kwargs]))  # as it would come out of the broker
             done = app.tasks[task].apply(args=message[0], kwargs=message[1], task_id=task_id)
             if not done.successful():
-                raise done.result
+                raise getattr(done.result, "exc", None) or done.result  # of a Retry: what it is for
             return done.result
 
         # The time of use is a moment, and 0.1.0 did not send it.

@@ -48,10 +48,12 @@ def test_a_failed_refund_is_found_in_flower_and_retried_there(
 
     task_id = f"refund:{failing}:1.1"  # dead letter 1, attempt 1
     task = eventually(lambda: flower.tasks(search=failing).get(task_id), what="the refund has a task of its own")
-    failed = eventually(lambda: flower.tasks(state="FAILURE").get(task_id), what="the task is a FAILURE")
+    failed = eventually(lambda: flower.tasks(state="RETRY").get(task_id), what="the task is RETRY: it may still be")
     assert (task["name"], failing in failed["kwargs"]) == ("billing.refund", True)
-    assert "ChargeNotFound" in failed["exception"]
+    assert "nothing charged" in failed["exception"]
     assert "attempt 1 failed, the next in 20 s" in failed["exception"]
+    assert f"'user_id': {payer[0]}, 'quota': 30, 'refund_id': 'case-17'" in failed["kwargs"]
+    assert task_id in flower.tasks(search="case-17")
     eventually(lambda: billing.accounts.user(payer[0]).used_quota == 40, what="the rest of the batch is booked")
 
     log = {"user_id": payer[0], "token_id": payer[1], "channel_id": 3, "quota": 50, "request_id": failing}
@@ -137,3 +139,35 @@ def test_an_event_that_can_never_be_booked_is_a_failure_under_its_own_request(
     assert "UserNotFound" in task["exception"]
     eventually(lambda: billing.accounts.user(payer[0]).used_quota == 40, what="the rest of the batch is booked")
     assert billing.runtime.ledger.dead_letters()[0].state == "failed"
+
+
+def test_a_refund_that_is_sent_as_a_task_says_in_flower_what_became_of_it(
+    billing: Billing, processes: Processes, start_flower: Callable[[Billing], Flower]
+) -> None:
+    flower = start_flower(billing)
+    processes.worker(billing)
+    payer = billing.payer()
+    charged, not_yet, of_gateway = billing.reserve(payer, 100), new_request_id(), billing.reserve(payer, 100)
+    for reservation in (charged, of_gateway):
+        billing.use(reservation, 40)
+    eventually(lambda: billing.accounts.user(payer[0]).used_quota == 80, what="the charges are booked")
+
+    def ended(state: str, request_id: str, refund_id: str, quota: int) -> str:
+        kwargs = {"user_id": payer[0], "request_id": request_id, "refund_id": refund_id, "quota": quota}
+        task_id = flower.call("/api/task/async-apply/billing.refund", {"kwargs": kwargs})["task-id"]
+        task = eventually(lambda: flower.tasks(state=state).get(task_id), what=f"{refund_id} is {state}")
+        assert all(task_id in flower.tasks(search=word) for word in (request_id, refund_id))
+        return str(task["result"] or task["exception"])
+
+    assert "'again': False" in ended("SUCCESS", charged.request_id, "case-1", 10)
+    assert billing.accounts.user(payer[0]).used_quota == 70, "SUCCESS is said of what is booked"
+    assert "'again': True" in ended("SUCCESS", charged.request_id, "case-1", 10)
+    failed = ended("FAILURE", charged.request_id, "case-2", 31)
+    for word in ("31 asked for", "30 left of a charge of 40", "case-2", f"user {payer[0]}", "dead-letters show"):
+        assert word in failed
+    assert "nothing charged" in ended("RETRY", not_yet, "case-3", 5)
+
+    billing.bk.refund_charge(user_id=payer[0], request_id=of_gateway.request_id, refund_id="case-4", quota=40)
+    eventually(lambda: billing.accounts.user(payer[0]).used_quota == 30, what="the gateway's refund is booked")
+    found = eventually(lambda: flower.tasks(search="case-4"), what="the settlement that booked it is found by its id")
+    assert {task["name"] for task in found.values()} == {"billing.settle"}

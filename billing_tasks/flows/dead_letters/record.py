@@ -16,6 +16,7 @@ from billing_tasks.broker import decode
 from billing_tasks.broker.names import CONSUME, REFUND
 from billing_tasks.errors import BillingError, InvalidRequest
 from billing_tasks.flows.dead_letters.answers import ARCHIVED, FOR_EVER, MALFORMED, WHY, WHY_ARCHIVED
+from billing_tasks.flows.dead_letters.telling import shown
 from billing_tasks.flows.effects import Enqueue, InLedger
 from billing_tasks.holds.replies import OutboxEntry, parse_entry
 from billing_tasks.ledger.failures import NO_PARTITION, LedgerRefusedData
@@ -46,6 +47,7 @@ class NewDeadLetter:
     payload: bytes
     reason: str  # a code
     error: str  # a sentence
+    event: Event | None = None  # what can be read of it
 
     @property
     def transient(self) -> bool:
@@ -56,7 +58,7 @@ class NewDeadLetter:
 def of_event(event: Event, reason: str, error: str = "") -> NewDeadLetter:
     """The dead letter of an event that the ledger refused."""
     kind, payload = str(event.kind), events.encode(event)
-    return NewDeadLetter(kind, event.request_id, event.user_id, event.fingerprint, payload, str(reason), error)
+    return NewDeadLetter(kind, event.request_id, event.user_id, event.fingerprint, payload, str(reason), error, event)
 
 
 def of_outcome(event: Event, outcome: PostOutcome) -> NewDeadLetter:
@@ -172,14 +174,16 @@ async def keep(dead_letters: list[NewDeadLetter]) -> list[int]:
     return numbers
 
 
-def slow_lane(*, kind: str, request_id: str, number: int, attempt: int, **asked: str) -> Enqueue:
+def slow_lane(
+    *, kind: str, request_id: str, number: int, attempt: int, event: Event | None = None, **asked: str
+) -> Enqueue:
     """The dead letter as a Celery task of its own, so that Flower has the request under its own id.
 
-    `asked`: actor and comment, if a person asked for it. The id ends with the dead letter's number and the attempt's:
-    one request may have several refunds.
+    `asked`: actor and comment, if a person asked for it. `event`: what it is about, for people to find it by. The id
+    ends with the dead letter's number and the attempt's: one request may have several refunds.
     """
     return Enqueue(
         REFUND if kind in (Kind.REFUND, Kind.RELEASE) else CONSUME,
         f"{kind}:{request_id}:{number}.{attempt}",
-        {"dead_letter": number, "request_id": request_id, "attempt": attempt, **asked},
+        {"dead_letter": number, "request_id": request_id, "attempt": attempt, **shown(event), **asked},
     )

@@ -21,8 +21,9 @@ from billing_tasks.errors import (
 )
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.dead_letters.answers import ARCHIVED, FOR_EVER, WHY, WHY_ARCHIVED, Attempted, Sent
-from billing_tasks.flows.dead_letters.record import event_of, reason_of, slow_lane, wait_before
+from billing_tasks.flows.dead_letters.record import event_of, keep, of_refusal, reason_of, slow_lane, wait_before
 from billing_tasks.flows.dead_letters.select import count_left_out, excluded_reasons
+from billing_tasks.flows.dead_letters.telling import details, what_to_type
 from billing_tasks.flows.effects import InLedger
 from billing_tasks.holds.commands import Commands
 from billing_tasks.ledger.failures import LedgerRefusedData
@@ -113,7 +114,7 @@ async def attempt(
     if dead_letter.kind == Kind.CONFLICT:
         mark = this.verdict(dead_letter, PostOutcome.CONFLICT)
         await _mark(dead_letter, mark)
-        raise _refusal(dead_letter, PostOutcome.CONFLICT, mark)
+        raise _refusal(dead_letter, PostOutcome.CONFLICT, mark, "")
     try:
         event = event_of(dead_letter)
         if this.is_last(dead_letter) and (await _released_its_hold(event)):
@@ -151,7 +152,7 @@ async def _book(dead_letter: DeadLetter, event: Event, this: _Try, commands: Com
     await push_accounts(clock, users=batch.users, tokens=batch.tokens, commands=commands)
     outcome = batch.outcomes[0]
     if not outcome.booked:
-        raise _refusal(dead_letter, outcome, this.verdict(found, outcome))
+        raise _refusal(dead_letter, outcome, this.verdict(found, outcome), await details(event))
     return Attempted(dead_letter.id, dead_letter.request_id, str(outcome), _SAYS[outcome])
 
 
@@ -163,14 +164,35 @@ def _settled_before(dead_letter: DeadLetter) -> Attempted:
     return Attempted(dead_letter.id, dead_letter.request_id, f"already {dead_letter.state}", message)
 
 
-def _refusal(dead_letter: DeadLetter, outcome: PostOutcome, mark: Mark) -> BillingError:
-    """The error that Flower shows, with what comes next."""
-    comes_next = "it waits for a person"
+def _refusal(dead_letter: DeadLetter, outcome: PostOutcome, mark: Mark, about: str) -> BillingError:
+    """The error that Flower shows: what it is about, what comes next, and what to type."""
+    comes_next = f"it waits for a person: {what_to_type(dead_letter.id)}"
     if mark.next_attempt_seconds is not None:
         comes_next = f"attempt {mark.attempts} failed, the next in {mark.next_attempt_seconds:.0f} s"
-    return _ERRORS[outcome](
-        f"{WHY[outcome]} (dead letter {dead_letter.id}: {comes_next})", request_id=dead_letter.request_id
+    error = _ERRORS[outcome](
+        f"{WHY[outcome]} {about and about + ' '}(dead letter {dead_letter.id}: {comes_next})",
+        request_id=dead_letter.request_id,
     )
+    error.again_in_seconds = mark.next_attempt_seconds
+    return error
+
+
+async def kept_refusal(event: Event, refusal: PostOutcome | LedgerRefusedData) -> BillingError:
+    """Keep an event that the ledger did not book as a dead letter; the error that says so, what next, and what to
+    type."""
+    new = await of_refusal(event, refusal)
+    (number,) = await keep([new])
+    wait = wait_before(0) if new.transient else None
+    next_step = (
+        f"the next attempt in {wait} s" if wait is not None else f"it waits for a person: {what_to_type(number)}"
+    )
+    message = f"{new.error} {await details(event)} (dead letter {number}: {next_step})"
+    kind: type[BillingError] = InvalidRequest
+    if isinstance(refusal, PostOutcome):
+        kind = _ERRORS[refusal]
+    error = kind(message, request_id=event.request_id)
+    error.again_in_seconds = wait
+    return error
 
 
 async def _mark(dead_letter: DeadLetter, mark: Mark) -> None:
@@ -195,6 +217,13 @@ async def broke(number: int, error: str, *, actor: str, settings: Settings, coun
     if dead_letter is not None:
         this = _Try(actor=actor, comment="", count=count, max_attempts=settings.max_attempts)
         await _mark(dead_letter, this.refused(dead_letter, reason="unexpected", error=error))
+
+
+def _readable(dead_letter: DeadLetter) -> Event | None:
+    try:
+        return event_of(dead_letter)
+    except InvalidRequest:
+        return None
 
 
 async def send_again(
@@ -239,6 +268,7 @@ async def send_again(
             request_id=dead_letter.request_id,
             number=dead_letter.id,
             attempt=dead_letter.attempts,
+            event=_readable(dead_letter),
             **asked,
         )
     left_out = await count_left_out(wanted, leave_out)

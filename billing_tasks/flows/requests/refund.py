@@ -6,15 +6,25 @@ hold closed or its refund_id taken, and gives nothing twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 from billing_tasks.broker.names import REFUND
 from billing_tasks.errors import ReservationClosed, Unavailable
+from billing_tasks.flows.account_cache import clock_of, push_accounts
+from billing_tasks.flows.dead_letters.answers import WHY
+from billing_tasks.flows.dead_letters.retry import kept_refusal
+from billing_tasks.flows.dead_letters.telling import details
 from billing_tasks.flows.effects import Enqueue, InLedger, Ring
 from billing_tasks.flows.requests import without_redis
 from billing_tasks.flows.requests.release import release_hold
 from billing_tasks.holds.commands import Commands
+from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.store import Ledger
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.ids import now_ms
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt
 
@@ -43,7 +53,37 @@ async def file(event: Event, *, commands: Commands) -> Receipt:
     return Receipt(event.request_id, event.quota)
 
 
-async def refund(wanted: RefundRequest, *, commands: Commands) -> Receipt:
+async def reverse(request: RefundRequest, *, commands: Commands, patient: bool = False) -> Receipt:
+    """Reverse a charge in PostgreSQL, now: what a worker does, whose task is to say what became of it.
+
+    What can't be booked is kept as a dead letter and raised: ChargeNotFound, whose `again_in_seconds` says when it is
+    tried again, because the charge may be on its way; RefundAboveCharge, IdempotencyConflict, UserNotFound,
+    InvalidRequest for what a person has to see to. Raises Unavailable: the message is all there is, and is repeated;
+    also, if `patient`, while nothing is charged: usage that was sent just before waits in an outbox for a moment.
+    """
+    event, shard = request.event, commands.keys.shard_of(request.user_id)
+    if event.used_at_ms is None:
+        event.used_at_ms = now_ms()
+    clock = await clock_of(event.user_id, commands)
+    try:
+        answer = await InLedger(Ledger.post_refund, shard, event)
+    except LedgerRefusedData as exc:
+        refusal: LedgerRefusedData | PostOutcome = exc
+    else:
+        refusal = answer.outcomes[0]
+        if refusal.booked:
+            await push_accounts(clock, users=answer.users, tokens=answer.tokens, commands=commands)
+            again = refusal is PostOutcome.DUPLICATE
+            return Receipt(event.request_id, event.quota, posted=True, again=again)
+    if patient and refusal is PostOutcome.NO_CHARGE:
+        raise Unavailable(f"{WHY[refusal]} {await details(event)}", reason=refusal, request_id=event.request_id)
+    raise await kept_refusal(event, refusal)
+
+
+Reversing = Callable[..., Coroutine[Any, Any, Receipt]]
+
+
+async def refund(wanted: RefundRequest, *, commands: Commands, refund_charge: Reversing = refund_charge) -> Receipt:
     """What the task billing.refund means: a hold that is open is released, a charge is reversed."""
     if wanted.refund_id or wanted.quota is not None:
         return await refund_charge(wanted, commands=commands)

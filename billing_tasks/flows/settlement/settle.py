@@ -23,9 +23,11 @@ import msgspec
 from billing_tasks.errors import BillingError, InvalidRequest, OutboxStuck, Unavailable
 from billing_tasks.flows.account_cache import meet_server
 from billing_tasks.flows.dead_letters import record
+from billing_tasks.flows.dead_letters.telling import shown
 from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
 from billing_tasks.flows.settlement.batch_size import SIZES
-from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, SETTLED_AT_ONCE, Commands, together
+from billing_tasks.flows.settlement.chunks import by_user
+from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, Commands, together
 from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
 from billing_tasks.ledger.failures import LedgerRefusedData
@@ -50,6 +52,7 @@ class Drained:
     duplicates: int = 0
     dead_lettered: int = 0
     request_ids: list[str] = field(default_factory=list)
+    refunds: list[dict[str, object]] = field(default_factory=list)  # the first 20
     lag_ms: int = 0
     taken: bool = False  # another drainer is at work
 
@@ -62,6 +65,7 @@ class Drained:
             "duplicates": self.duplicates,
             "dead_lettered": self.dead_lettered,
             "request_ids": self.request_ids,
+            **({"refunds": self.refunds} if self.refunds else {}),
             "lag_ms": self.lag_ms,
         }
 
@@ -80,6 +84,7 @@ class _Batch:
     outcomes: Counter[PostOutcome] = field(default_factory=Counter)
     users: dict[int, UserRow] = field(default_factory=dict)
     tokens: dict[int, TokenRow] = field(default_factory=dict)
+    refunded: list[tuple[Event, PostOutcome]] = field(default_factory=list)
     refused: list[record.NewDeadLetter] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of the dead letters that `refused` became
     server: ServerRun | None = None  # who booked it
@@ -296,6 +301,7 @@ async def _post_refund(event: Event, batch: _Batch) -> None:
         batch.refused.append(await record.of_refusal(event, exc))
         return
     outcome = answer.outcomes[0]
+    batch.refunded.append((event, outcome))
     batch.server = answer.server
     batch.outcomes[outcome] += 1
     batch.users.update((row.id, row) for row in answer.users)
@@ -315,7 +321,7 @@ async def _settled(batch: _Batch, d: _Drainer) -> None:
     tokens_of: dict[int, list[TokenRow]] = {}
     for row in left_tokens.values():
         tokens_of.setdefault(row.user_id, []).append(row)
-    chunks = _by_user(batch.entries)
+    chunks = by_user(batch.entries)
     for chunk in chunks:
         user_ids = {entry.user_id for entry in chunk}
         users = [left_users.pop(user_id) for user_id in user_ids if user_id in left_users]
@@ -358,32 +364,20 @@ async def _report(batch: _Batch, done: Drained) -> None:
     done.posted += batch.outcomes[PostOutcome.POSTED]
     done.duplicates += batch.outcomes[PostOutcome.DUPLICATE]
     done.dead_lettered += len(batch.refused)
+    for event, outcome in batch.refunded[: max(0, 20 - len(done.refunds))]:
+        done.refunds.append({"request_id": event.request_id, **shown(event), "outcome": str(outcome)})
     done.request_ids += [entry.request_id for entry in batch.entries[: max(0, 20 - len(done.request_ids))]]
     done.lag_ms = max(done.lag_ms, batch.lease.now_ms - batch.entries[0].filed_ms)
 
 
-def _by_user(entries: list[OutboxEntry]) -> list[list[OutboxEntry]]:
-    """Chunks of about SETTLED_AT_ONCE entries, a user's entries together.
-
-    The user's new balance is written with the first of them and counts them all; while some of
-    them are still in `unposted`, the user has less available than is true. Together, no reservation sees that.
-    """
-    of_user: dict[int, list[OutboxEntry]] = {}
-    for entry in entries:
-        of_user.setdefault(entry.user_id, []).append(entry)
-    chunks: list[list[OutboxEntry]] = [[]]
-    for own in of_user.values():
-        if len(chunks[-1]) + len(own) > SETTLED_AT_ONCE and chunks[-1]:
-            chunks.append([])
-        for at in range(0, len(own), SETTLED_AT_ONCE):
-            if at:
-                chunks.append([])
-            chunks[-1] += own[at : at + SETTLED_AT_ONCE]
-    return chunks
-
-
 async def _show_in_flower(dead_letter: record.NewDeadLetter, number: int) -> None:
     try:
-        await record.slow_lane(kind=dead_letter.kind, request_id=dead_letter.request_id, number=number, attempt=1)
+        await record.slow_lane(
+            kind=dead_letter.kind,
+            request_id=dead_letter.request_id,
+            number=number,
+            attempt=1,
+            event=dead_letter.event,
+        )
     except Unavailable:
         return  # the row is there; only Flower's view of it is not
