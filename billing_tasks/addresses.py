@@ -39,7 +39,11 @@ def check_port(address: str) -> str:
     """The address. Raises ValueError if it is a URL whose port is none, without saying what is in it."""
     if "://" in address and ";" not in address and "," not in address:  # lists of servers are the driver's to read
         try:
-            _ = urlsplit(address).port
+            parts = urlsplit(address)
+        except ValueError:
+            return address  # no URL at all: the driver says so
+        try:
+            _ = parts.port
         except ValueError:
             raise ValueError("the port is no number from 0 to 65535 (is an @ or / in the password unquoted?)") from None
     return address
@@ -56,7 +60,10 @@ def check_redis_url(url: str) -> str:
             )
         raise ValueError("it must begin with redis://, rediss:// or unix://")
     check_port(url)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("it can't be read as a URL") from None
     names = dict(parse_qsl(parts.query, keep_blank_values=True))
     db = names.get("db", names.get("virtual_host", "")) or ("" if scheme == "unix" else parts.path.strip("/"))
     if db not in ("", "0"):
