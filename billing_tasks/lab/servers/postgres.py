@@ -101,6 +101,7 @@ class EmbeddedPostgres(Supervised):
         programs = find_postgres()
         if self._account:
             programs = staged_programs(programs)
+        self.programs = programs
         self._home = staged_home(self._state) if self._account else self._state.folder(NAME)
         self._make_cluster_folder()
         write_access_rules(self._home)

