@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -13,9 +14,12 @@ from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing
 from billing_tasks.model import set_aside
 from billing_tasks.runtime import Runtime
+from billing_tasks.settings import redact
 
 #: Where messages are kept that were in our queue and are not ours, or that nobody could read.
 KEPT: Final = (set_aside.FOREIGN, set_aside.UNREADABLE)
+#: How long the broker and the workers are waited for; workers alone are given two seconds.
+BROKER_SECONDS: Final = 6.0
 #: So many of the last incidents are part of a status.
 LAST_INCIDENTS: Final = 200
 
@@ -79,16 +83,42 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
     warnings = setup.look(holds=runtime.holds, ledger=runtime.ledger, settings=runtime.settings)
     if not workers:
         return Status(redis, postgresql, None, problems=problems, warnings=warnings)
-    answered = runtime.doorbell.workers()
+    broker = _Broker(runtime).ask()
     return Status(
-        redis,
-        postgresql,
-        answered,
-        _set_aside(runtime, problems),
-        _broker_waiting(runtime),
-        problems + _other_workers(runtime, answered),
-        warnings,
+        redis, postgresql, broker.workers, broker.set_aside, broker.waiting, problems + broker.problems, warnings
     )
+
+
+@dataclass
+class _Broker:
+    """What the broker and the workers say within BROKER_SECONDS; what they owe by then is a problem.
+
+    In a thread that is left behind: a broker that trickles in its answers keeps kombu for as long as it likes.
+    """
+
+    runtime: Runtime
+    workers: list[str] = field(default_factory=list)
+    set_aside: dict[str, int] = field(default_factory=dict)
+    waiting: int | None = None
+    problems: list[str] = field(default_factory=list)
+
+    def ask(self) -> _Broker:
+        asking = threading.Thread(target=self._ask, name="billing-status", daemon=True)
+        asking.start()
+        asking.join(BROKER_SECONDS)
+        if not asking.is_alive():
+            return self
+        late = f"The broker at {redact(self.runtime.settings.celery_broker_url)} did not answer within"
+        problems = [*self.problems, f"{late} {BROKER_SECONDS:.0f} s."]
+        return _Broker(self.runtime, list(self.workers), dict(self.set_aside), self.waiting, problems)
+
+    def _ask(self) -> None:
+        self.set_aside = _set_aside(self.runtime, self.problems)
+        if self.problems:
+            return  # it is away; asking workers over it would only take longer
+        self.waiting = _broker_waiting(self.runtime)
+        self.workers = self.runtime.doorbell.workers()
+        self.problems += _other_workers(self.runtime, self.workers)
 
 
 def _set_aside(runtime: Runtime, problems: list[str]) -> dict[str, int]:

@@ -24,11 +24,8 @@ DOORS = {
 QUICK = {
     ("redis", Fault.TRICKLE),
     ("redis", Fault.UNREACHABLE),
-    ("redis", Fault.HALF_OPEN),
     ("postgresql", Fault.TRICKLE),
-    ("postgresql", Fault.UNREACHABLE),
     ("broker", Fault.HALF_OPEN),
-    ("broker", Fault.TRICKLE),
 }
 
 
