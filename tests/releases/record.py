@@ -94,6 +94,10 @@ def _decide_letters(servers: Servers) -> None:
         subprocess.run(command, env={**os.environ, **servers.environment}, capture_output=True, check=True)
 
 
+#: The trace of what a release left behind.
+CARRIED_ON = "carried_on"
+
+
 def changes(was: str, now: str) -> str:
     """The lines that differ between two traces, without where they stand."""
     lines = difflib.unified_diff(was.splitlines(), now.splitlines(), n=0, lineterm="")
@@ -111,6 +115,11 @@ def note_meant() -> list[str]:
             difference = changes(trace.read_text(), Path(place, trace.name).read_text())
             if difference:
                 _write(MEANT / f"{trace.stem}.diff", difference)
+        for release in releases():
+            play(servers, Path(place), "--carry-on", str(release))
+            now = Path(place, f"{CARRIED_ON}.jsonl").read_text()
+            if difference := changes((release / f"{CARRIED_ON}.jsonl").read_text(), now):
+                _write(MEANT / f"{CARRIED_ON}_{release.name}.diff", difference)
     return sorted(path.stem for path in MEANT.glob("*.diff"))
 
 

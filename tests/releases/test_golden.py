@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from billing_tasks.lab.servers import Servers
-from tests.releases.record import MEANT, changes, play, releases
+from tests.releases.record import CARRIED_ON, MEANT, changes, play, releases
 
 RELEASES = releases()
 TRACES = [trace for release in RELEASES for trace in sorted(release.glob("traces/*.jsonl"))]
@@ -27,13 +27,13 @@ def played(servers: Servers, database_url: str, tmp_path_factory: pytest.TempPat
     return folder
 
 
-def compare(was: Path, now: Path) -> None:
+def compare(was: Path, now: Path, meant_as: str) -> None:
     """Fail with what differs, unless it is what is meant to."""
     found = now.read_text() if now.exists() else ""
     if found == was.read_text():
         return
     difference = changes(was.read_text(), found)
-    meant = MEANT / f"{was.stem}.diff"
+    meant = MEANT / f"{meant_as}.diff"
     if meant.exists() and difference == meant.read_text():
         return
     shown = difference.splitlines()[:MOST_LINES]
@@ -42,7 +42,7 @@ def compare(was: Path, now: Path) -> None:
 
 @pytest.mark.parametrize("trace", TRACES, ids=name_of)
 def test_a_scenario_goes_as_it_went_in_the_release(trace: Path, played: Path) -> None:
-    compare(trace, played / trace.name)
+    compare(trace, played / trace.name, trace.stem)
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
@@ -50,4 +50,5 @@ def test_what_the_release_left_behind_is_carried_on(
     release: Path, servers: Servers, database_url: str, tmp_path: Path
 ) -> None:
     play(servers, tmp_path, "--carry-on", str(release))
-    compare(release / "carried_on.jsonl", tmp_path / "carried_on.jsonl")
+    trace = f"{CARRIED_ON}.jsonl"
+    compare(release / trace, tmp_path / trace, f"{CARRIED_ON}_{release.name}")
