@@ -26,8 +26,10 @@ MINUTES ?= 20
 chaos: $(STAMP) ## Inject faults into the whole stack under traffic for 20 minutes (MINUTES=2 CHAOS_ARGS='--seed 7')
 	@$(PY) -m chaos --minutes $(MINUTES) $(CHAOS_ARGS)
 
-test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_ARGS='-k reserve')
-	@$(PY) -m pytest $(TEST_ARGS)
+# Each process has servers of its own; a file's tests stay together, because they share what they set up.
+TEST_PROCESSES ?= 2
+test: $(STAMP) ## All tests, against real servers that it starts itself (TEST_ARGS='-k reserve' TEST_PROCESSES=1)
+	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 SEEDS ?= 1000
 FIRST_SEED ?= 1

@@ -54,11 +54,20 @@ def _of_postgresql(seen: Kept) -> list[Metric]:
     dead_letters = GaugeMetricFamily("billing_dead_letters", "Dead letters by state", labels=["state"])
     for state, count in seen.dead_letters.items():
         dead_letters.add_metric([state.value], count)
+    reasons = GaugeMetricFamily("billing_open_dead_letters", "Open dead letters by reason", labels=["reason"])
+    oldest = GaugeMetricFamily(
+        "billing_open_dead_letters_oldest_seconds", "How long the oldest of them has been open", labels=["reason"]
+    )
+    for one in seen.reasons:
+        reasons.add_metric([one.reason], one.count)
+        oldest.add_metric([one.reason], one.oldest_seconds)
     return [
         dead_letters,
+        reasons,
+        oldest,
         _gauge(
             "billing_incidents",
-            "Signs that events were lost or came back that nobody has closed",
+            "Signs that events were lost or came back that nobody has closed; a restart that lost nothing is none",
             seen.missing.incidents,
         ),
         _gauge(

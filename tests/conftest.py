@@ -20,6 +20,7 @@ from billing_tasks.client.bookkeeper import Bookkeeper
 from billing_tasks.flows.audit import verify
 from billing_tasks.flows.requests import expire
 from billing_tasks.flows.settlement import settle
+from billing_tasks.flows.settlement.batch_size import SIZES
 from billing_tasks.lab.servers import Servers, embedded_servers
 from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.model.reservation import Reservation
@@ -27,11 +28,28 @@ from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 
 CHANNEL = 3
+LONGEST_FIRST = (
+    *("tests/property", "tests/simulator", "test_runbook_scenarios", "tests/worker", "tests/benchmarks"),
+    *("tests/faults", "tests/releases", "tests/lab", "tests/acceptance", "tests/broker"),
+)
+
+
+def pytest_configure() -> None:
+    """Before any module is imported: what the command line shows must not depend on the terminal of the tests."""
+    os.environ.pop("COLUMNS", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Random histories first: they take many small steps, and a process that ran a thousand tests takes each slower."""
-    items.sort(key=lambda item: "tests/property" not in item.path.as_posix())
+    """Random histories first: they take many small steps, and a process that ran a thousand tests takes each slower.
+
+    Then what takes longest, so that no process is left with it when the others are done.
+    """
+
+    def turn(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((at for at, part in enumerate(LONGEST_FIRST) if part in path), len(LONGEST_FIRST))
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -186,6 +204,7 @@ def make_billing(servers: Servers, database_url: str) -> Iterator[MakeBilling]:
         environment = {f"BILLING_{key.upper()}": str(value) for key, value in {**urls, **settings}.items()}
         billing = Billing(selected, runtime, Bookkeeper(runtime), Accounts(runtime), servers, environment)
         if not made:
+            SIZES.__init__()  # type: ignore[misc]  # as in a new process: a slow moment of another test is over
             runtime.holds.client.flushall()
             with psycopg.connect(database_url, autocommit=True) as connection:
                 connection.execute(EMPTY)

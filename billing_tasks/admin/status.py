@@ -9,9 +9,9 @@ from typing import Final
 from billing_tasks.broker import names
 from billing_tasks.errors import BillingError, Unavailable
 from billing_tasks.flows.audit import setup
-from billing_tasks.flows.audit.answers import SetupWarning, Watched
-from billing_tasks.flows.audit.backlog import watch
-from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing
+from billing_tasks.flows.audit.answers import Behind, SetupWarning, Watched
+from billing_tasks.flows.audit.backlog import behind, watch
+from billing_tasks.ledger.rows import DeadLetterState, Incident, Missing, OpenReason
 from billing_tasks.model import set_aside
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import redact
@@ -22,6 +22,8 @@ KEPT: Final = (set_aside.FOREIGN, set_aside.UNREADABLE)
 BROKER_SECONDS: Final = 6.0
 #: So many of the last incidents are part of a status.
 LAST_INCIDENTS: Final = 200
+#: Of so many users it is said how much of a backlog is theirs.
+MOST_BEHIND: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Kept:
     dead_letters: dict[DeadLetterState, int]  # every state, zeros included
     missing: Missing  # over all incidents, ever
     incidents: list[Incident]  # the last ones, newest first
+    reasons: list[OpenReason]  # of the open dead letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Status:
     broker_waiting: int | None = None  # messages in the queue; None: the broker is away, or was not asked
     problems: list[str] = field(default_factory=list)  # what the servers that are away said
     warnings: list[SetupWarning] = field(default_factory=list)  # settings under which the guarantees don't hold
+    behind: list[Behind] = field(default_factory=list)  # whose the backlog is, by its oldest events; most first
 
     @property
     def incidents(self) -> list[Incident]:
@@ -55,8 +59,10 @@ class Status:
         said: dict[str, object] = {}
         if self.redis is not None:
             said["redis"] = asdict(self.redis)
+            said["behind"] = [asdict(user) for user in self.behind]
         if self.postgresql is not None:
             said["dead_letters"] = {state.value: count for state, count in self.postgresql.dead_letters.items()}
+            said["open_dead_letters"] = [asdict(reason) for reason in self.postgresql.reasons]
             said["incidents"] = [asdict(incident) for incident in self.postgresql.incidents]
         if self.workers is not None:
             said["workers"] = self.workers
@@ -68,16 +74,23 @@ class Status:
 def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
     """Ask both servers and the workers; one that is away is a problem in the answer and keeps the others from nothing.
 
-    `workers=False` does not ask the workers, which saves a second.
+    `workers=False` does not ask the workers, which saves a second, nor whose the backlog is.
     """
-    redis, postgresql, problems = None, None, []
+    redis, postgresql, problems, users = None, None, [], []
     try:
         redis = runtime.run(watch(commands=runtime.commands))
+        if workers and redis.backlog:
+            users = runtime.run(behind(commands=runtime.commands, most=MOST_BEHIND))
     except BillingError as exc:
         problems.append(exc.message)
     try:
         ledger = runtime.ledger
-        postgresql = Kept(ledger.count_dead_letters(), ledger.count_missing(), ledger.incidents(limit=LAST_INCIDENTS))
+        postgresql = Kept(
+            ledger.count_dead_letters(),
+            ledger.count_missing(),
+            ledger.incidents(limit=LAST_INCIDENTS),
+            ledger.open_reasons(),
+        )
     except BillingError as exc:
         problems.append(exc.message)
     warnings = setup.look(holds=runtime.holds, ledger=runtime.ledger, settings=runtime.settings)
@@ -85,7 +98,10 @@ def status_of(runtime: Runtime, *, workers: bool = True) -> Status:
         return Status(redis, postgresql, None, problems=problems, warnings=warnings)
     broker = _Broker(runtime).ask()
     return Status(
-        redis, postgresql, broker.workers, broker.set_aside, broker.waiting, problems + broker.problems, warnings
+        *(redis, postgresql, broker.workers, broker.set_aside, broker.waiting),
+        problems + broker.problems,
+        warnings,
+        users,
     )
 
 

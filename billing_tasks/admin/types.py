@@ -2,7 +2,7 @@
 
 from billing_tasks.admin.one_by_one import NOT_FOUND, Result
 from billing_tasks.admin.paging import Page
-from billing_tasks.flows.audit.answers import GUARANTEES, Finding, Report, SetupWarning, Watched
+from billing_tasks.flows.audit.answers import GUARANTEES, Behind, Finding, Report, SetupWarning, Watched
 from billing_tasks.flows.dead_letters.answers import FOR_EVER, Attempted, Preview, Previews, Selected, Sent
 from billing_tasks.ledger.rows import (
     OPEN,
@@ -18,6 +18,7 @@ from billing_tasks.ledger.rows import (
     HistoryKind,
     Incident,
     Missing,
+    OpenReason,
     Unset,
     UsageRow,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "UNSET",
     "USAGE_BY",
     "Attempted",
+    "Behind",
     "ChannelRow",
     "DeadLetter",
     "DeadLetterFilter",
@@ -46,6 +48,7 @@ __all__ = [
     "HistoryKind",
     "Incident",
     "Missing",
+    "OpenReason",
     "Page",
     "Preview",
     "Previews",

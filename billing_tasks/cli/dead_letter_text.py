@@ -24,6 +24,7 @@ from billing_tasks.admin.types import (
 from billing_tasks.cli.show import command, console, table
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.events import Event, Kind
+from billing_tasks.model.ids import check_request_id
 from billing_tasks.model.posting import PostOutcome
 
 #: Of a payload; `--json` has all of it.
@@ -150,10 +151,9 @@ def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[
     """What can be done now: exact commands, and what each does."""
     own = f"{command()} dead-letters"
     number = dead_letter.id
-    # Quoted: the program that wrote the id may have meant it for the shell that it is pasted into.
-    look = (f"{command()} log --request {shlex.quote(dead_letter.request_id)}", "what is booked under this request")
+    look = _look(dead_letter)
     if dead_letter.state is DeadLetterState.RESOLVED:
-        return [look]
+        return look
     if dead_letter.state is DeadLetterState.DISCARDED:
         return [(f"{own} reopen {number} --comment '…'", "take the decision back; then it can be retried")]
     retry = (f"{own} retry {number} --comment '…'", "try to book it now")
@@ -165,10 +165,20 @@ def next_commands(dead_letter: DeadLetter, would: Preview | None) -> list[tuple[
     if create:
         return [*create, retry, discard]
     if outcome == PostOutcome.ABOVE_CHARGE and would is not None and would.left:
-        return [look, _refund_less(dead_letter, would.left), discard]
+        return [*look, _refund_less(dead_letter, would.left), discard]
     if outcome in FOR_EVER:
-        return [look, discard]
-    return [look, retry, discard]
+        return [*look, discard]
+    return [*look, retry, discard]
+
+
+def _look(dead_letter: DeadLetter) -> list[tuple[str, str]]:
+    """How to see what the ledger has of it: nothing, if it came under an id that no request of ours has."""
+    try:
+        check_request_id(dead_letter.request_id)
+    except InvalidRequest:
+        return []
+    # Quoted: the program that wrote the id may have meant it for the shell that it is pasted into.
+    return [(f"{command()} log --request {shlex.quote(dead_letter.request_id)}", "what is booked under this request")]
 
 
 def _refund_less(dead_letter: DeadLetter, left: int) -> tuple[str, str]:

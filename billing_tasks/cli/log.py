@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from billing_tasks.admin.types import EntryRow, Page
+from billing_tasks.admin.types import OPEN, DeadLetterFilter, EntryRow, Page
 from billing_tasks.cli.options import AsJson, Cursor, Limit
 from billing_tasks.cli.process import admin
-from billing_tasks.cli.show import console, err, print_json, table, tell_of_next
+from billing_tasks.cli.show import command, console, err, print_json, table, tell_of_next
 from billing_tasks.model.validation import check_moment
 
 
@@ -34,7 +36,8 @@ def log(
 ) -> None:
     """The ledger's entries, newest first: consumes, releases, refunds, top-ups, adjustments.
 
-    With --request alone: all that was booked for it, oldest first.
+    With --request alone: all that was booked for it, oldest first. What could not be booked under a --request or
+    --client-key is told as well; it is among the dead letters.
     """
     entries = admin().entries
     if request_id is not None and not any((user_id, token_id, client_key, kinds, since, before, cursor)):
@@ -57,6 +60,28 @@ def log(
     else:
         _show(page.rows)
     tell_of_next(page)
+    if cursor is None and (request_id is not None or client_key is not None):
+        _tell_of_dead_letters(request_id, client_key)
+
+
+#: Of so many dead letters each has a line of its own.
+_DEAD_LETTERS = 5
+
+
+def _tell_of_dead_letters(request_id: str | None, client_key: str | None) -> None:
+    """What was refused, and is not in the ledger therefore; on stderr, so that --json stays one document."""
+    wanted = DeadLetterFilter(states=OPEN)
+    options = ""
+    if request_id is not None:
+        wanted["request_ids"], options = [request_id], f" --request {shlex.quote(request_id)}"
+    if client_key is not None:
+        wanted["client_keys"], options = [client_key], f"{options} --client-key {shlex.quote(client_key)}"
+    found = admin().dead_letters.find(limit=_DEAD_LETTERS, **wanted)
+    for one in found.rows:
+        reason = f"Not booked: {one.kind} of request {one.request_id}, {one.reason}."
+        err.print(Text(f"{reason} {command()} dead-letters show {one.id}"), soft_wrap=True)
+    if found.next is not None:
+        err.print(Text(f"And more: {command()} dead-letters list{options}"), soft_wrap=True)
 
 
 #: Narrower than this, a request's id in one line leaves room for no more than what its balance did.

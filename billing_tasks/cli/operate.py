@@ -17,7 +17,7 @@ from billing_tasks.cli.show import command, console, err, facts, print_json, tab
 
 if TYPE_CHECKING:
     from billing_tasks.admin.status import Status
-    from billing_tasks.admin.types import Watched
+    from billing_tasks.admin.types import Behind, Watched
 
 
 def status(as_json: AsJson = False) -> None:
@@ -41,7 +41,10 @@ def _show_status(seen: Status) -> None:
         ("broker", redact(settings.celery_broker_url)),
     ]
     if seen.redis is not None:
-        lines += [("events waiting", _waiting(seen.redis)), ("open holds", seen.redis.open_holds)]
+        lines.append(("events waiting", _waiting(seen.redis)))
+        if seen.behind:
+            lines.append(("mostly of", _behind(seen.behind)))
+        lines.append(("open holds", seen.redis.open_holds))
     if seen.postgresql is not None:
         counts = {state.value: count for state, count in seen.postgresql.dead_letters.items()}
         lines += [
@@ -67,6 +70,11 @@ def _waiting(seen: Watched) -> str:
     age = f", the oldest for {seen.oldest_ms / 1000:.1f} s" if seen.backlog else ""
     comes_back = f"; next try in {seen.next_try_ms / 1000:.0f} s" if seen.next_try_ms is not None else ""
     return f"{seen.backlog:,}{age}{comes_back}"
+
+
+def _behind(users: list[Behind]) -> str:
+    """Who is behind a backlog, by the oldest events of each shard."""
+    return ", ".join(f"user {one.user_id} ({one.events:,} events, {one.quota:,} quota)" for one in users)
 
 
 def verify(as_json: AsJson = False) -> None:

@@ -113,6 +113,7 @@ class BookkeeperBase:
             wanted,
             token_id=reservation.token_id if reservation else None,
             held=reservation.held_quota if reservation else 0,
+            client_key=reservation.client_key if reservation else "",
             commands=self._commands,
         )
 

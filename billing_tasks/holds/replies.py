@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 
@@ -163,6 +164,7 @@ class HoldState:
     user_id: int
     token_id: int
     quota: int
+    client_key: str = ""  # the caller's own, while it is open
 
 
 def text(value: Any) -> str:
@@ -170,7 +172,7 @@ def text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S")
+_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S(?:.* key:(\S+))?")
 
 
 def parse_hold(packed: bytes | None) -> HoldState | None:
@@ -178,7 +180,8 @@ def parse_hold(packed: bytes | None) -> HoldState | None:
     match = _HOLD.match(packed or b"")
     if match is None:
         return None
-    return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]))
+    key = unquote((match[5] or b"").decode("ascii", "replace"))
+    return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]), key)
 
 
 #: As outbox.lua writes it and entry.lua reads it; numbers of more digits are no id and no quota and fit no bigint.

@@ -20,8 +20,10 @@ _TOTALS: Final = sa.text(
     " (select count(*) from billing.ledger_entries) as entries"
 )
 _MISSING: Final = sa.text(
-    # Events that were new at old numbers (a rewind within one epoch) came back; they are not missing.
-    "select count(*), coalesce(sum(events_bound) filter (where kind <> 'rewind' or unseen_from is not null), 0)::bigint"
+    # Events that were new at old numbers (a rewind within one epoch) came back; they are not missing. A new epoch of
+    # which nothing is missing is a restart that kept all.
+    "select count(*) filter (where kind <> 'new_epoch' or events_bound > 0), "
+    "coalesce(sum(events_bound) filter (where kind <> 'rewind' or unseen_from is not null), 0)::bigint"
     " from billing.incidents where closed_at is null"
 )
 

@@ -1,4 +1,4 @@
-"""Dead letters by what lies inside their payloads: a refund's own id, the caller's own key.
+"""Dead letters by what lies inside their payloads: a refund's own id, the caller's own key, an id that is no UUID.
 
 PostgreSQL looks for the bytes, because payloads come from outside and need not be JSON, and a cast that fails
 would end the statement. What it finds is read here, so that the same words deeper inside are not taken for it.
@@ -19,6 +19,8 @@ from billing_tasks.ledger.models import DeadLetterRecord
 #: So many dead letters are looked into at most; a search that finds more has to be narrowed.
 MOST_FOUND: Final = 10_000
 _PAGE: Final = 200
+#: Longer numbers are no ids.
+_DIGITS: Final = 40
 
 
 def carrying(
@@ -31,7 +33,7 @@ def carrying(
     found: list[int] = []
     for number, payload in _candidates(database, [*narrower, *(_bytes(*field) for field in wanted.items())]):
         inside = _fields(payload)
-        if all(isinstance(inside.get(name), str) and inside[name] in values for name, values in wanted.items()):
+        if all(_spelled(inside.get(name)) in values for name, values in wanted.items()):
             found.append(number)
         if len(found) > MOST_FOUND:
             raise InvalidRequest(
@@ -53,11 +55,17 @@ def _candidates(database: Database, conditions: Sequence[sa.ColumnElement[bool]]
         after = rows[-1].id
 
 
+def _spelled(value: object) -> str | None:
+    """An id as a person types it; a program may have sent it as a number."""
+    return str(value) if isinstance(value, str) or type(value) is int else None
+
+
 def _bytes(name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
     """True if the field, spelled as our two encoders spell it, is somewhere in the payload."""
     spelled = {
         f'"{name}":{blank}'.encode() + json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-        for value in values
+        for given in values
+        for value in (given, *([int(given)] if given.isdecimal() and len(given) < _DIGITS else []))
         for blank, ascii_only in (("", False), (" ", True))
     }
     # By the name of the function: `position(a in b)` is grammar that a schema in front of it switches off.

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final, Unpack
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -19,7 +20,16 @@ from sqlalchemy.dialects.postgresql import insert
 from billing_tasks.ledger.dead_letter_search import carrying
 from billing_tasks.ledger.models import DeadLetterRecord, HistoryRecord
 from billing_tasks.ledger.part import Part
-from billing_tasks.ledger.rows import DeadLetter, DeadLetterFilter, DeadLetterState, HistoryEntry, HistoryKind, Mark
+from billing_tasks.ledger.rows import (
+    OPEN,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterState,
+    HistoryEntry,
+    HistoryKind,
+    Mark,
+    OpenReason,
+)
 
 COLUMNS: Final = tuple(DeadLetterRecord.__table__.columns)
 _LINE: Final = (
@@ -119,6 +129,16 @@ class DeadLetters(Part):
             .group_by(DeadLetterRecord.reason)
         )
         return {row[0]: row[1] for row in self._db.statement(statement.order_by(DeadLetterRecord.reason))}
+
+    def open_reasons(self) -> list[OpenReason]:
+        """The reasons of what is open, with how many there are of each and for how long the oldest waits."""
+        age = sa.func.extract("epoch", sa.func.now() - sa.func.min(DeadLetterRecord.first_seen))
+        statement = (
+            sa.select(DeadLetterRecord.reason, sa.func.count(), sa.cast(sa.func.floor(age), sa.BigInteger))
+            .where(DeadLetterRecord.state.in_([state.value for state in OPEN]))
+            .group_by(DeadLetterRecord.reason)
+        )
+        return [OpenReason(*row) for row in self._db.statement(statement.order_by(DeadLetterRecord.reason))]
 
     def claim_dead_letters(
         self,
@@ -239,10 +259,22 @@ class DeadLetters(Part):
 
     def _matching(self, wanted: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
         conditions = _by_columns(wanted)
+        if request_ids := wanted.get("request_ids"):
+            conditions.append(self._about(request_ids, conditions))
         inside = {"refund_id": wanted.get("refund_ids"), "client_key": wanted.get("client_keys")}
         given = {name: set(values) for name, values in inside.items() if values}
         # Looked up once: a payload never changes, and a claim must not read through all of them under its locks.
         return [*conditions, DeadLetterRecord.id.in_(carrying(self._db, given, conditions))] if given else conditions
+
+    def _about(
+        self, request_ids: Collection[str], narrower: Sequence[sa.ColumnElement[bool]]
+    ) -> sa.ColumnElement[bool]:
+        """Of these requests. What came under an id that is no UUID is kept under its task's; the payload has it."""
+        kept_as = DeadLetterRecord.request_id.in_([_printable(text, _LONGEST_ID) for text in request_ids])
+        foreign = {text for text in request_ids if not _is_uuid(text)}
+        if not foreign:
+            return kept_as
+        return sa.or_(kept_as, DeadLetterRecord.id.in_(carrying(self._db, {"request_id": foreign}, narrower)))
 
 
 def marking(number: int, mark: Mark, *, only_from: Collection[DeadLetterState] = ()) -> sa.Select[Any]:
@@ -314,8 +346,6 @@ def _by_columns(wanted: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
         conditions.append(DeadLetterRecord.kind == _printable(kind, _LONGEST_ID))
     if (user_id := wanted.get("user_id")) is not None:
         conditions.append(DeadLetterRecord.user_id == user_id)
-    if request_ids := wanted.get("request_ids"):
-        conditions.append(DeadLetterRecord.request_id.in_([_printable(text, _LONGEST_ID) for text in request_ids]))
     if (reason := wanted.get("reason")) is not None:
         conditions.append(DeadLetterRecord.reason == _printable(reason, _LONGEST_ID))
     if (since := wanted.get("since")) is not None:
@@ -331,6 +361,14 @@ def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
     values["state"] = DeadLetterState(values["state"])
     values["payload"] = bytes(values["payload"])
     return DeadLetter(**values)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _in(seconds: float | None) -> sa.ColumnElement[Any] | None:

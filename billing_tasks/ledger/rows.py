@@ -303,6 +303,15 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenReason:
+    """How many open dead letters have this reason, and since when the oldest of them is kept, in seconds."""
+
+    reason: str
+    count: int
+    oldest_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """What the open incidents add up to."""
 

@@ -172,7 +172,7 @@ class Oracle:
             demand(reply == right, Claim.ANSWERS, f"{reply} events wait, right is {right}")
 
     def _reserve(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
-        request, user, token, amount, _, backlog_limit, _ = args
+        request, user, token, amount, _, backlog_limit, *_ = args
         right = at.reserve(request, user, token, amount, backlog_limit)
         free = (Reserve.IDEMPOTENCY_CONFLICT, Reserve.ALREADY_HELD, Reserve.HOLD_CLOSED, Reserve.BACKLOG_FULL)
         wrong = reply.outcome is not right if right else reply.outcome in free

@@ -93,3 +93,13 @@ class Watched:
     longest_shard: int  # the shard with most events
     unanswered_rings: int = 0  # the most calls for one shard that no worker has taken
     next_try_ms: int | None = None  # until the first drainer that failed tries again; None: none waits
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Whose events a backlog is made of."""
+
+    user_id: int
+    events: int
+    quota: int  # that they wait to charge
+    oldest_ms: int  # how long the first of them has waited

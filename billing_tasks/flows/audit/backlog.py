@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from billing_tasks.flows.audit.answers import Watched
+from collections import defaultdict
+from typing import Final
+
+from billing_tasks.flows.audit.answers import Behind, Watched
 from billing_tasks.holds.commands import Commands, together
+from billing_tasks.holds.replies import OutboxEntry
+
+#: So many of the oldest events of each shard say whose a backlog is: enough to see who fills it, a few MB at most.
+OLDEST: Final = 1_000
 
 
 async def watch(*, commands: Commands) -> Watched:
@@ -24,3 +31,19 @@ async def watch(*, commands: Commands) -> Watched:
         unanswered_rings=max(rings for rings, _ in wanted),
         next_try_ms=min(tries, default=None),
     )
+
+
+async def behind(*, commands: Commands, most: int) -> list[Behind]:
+    """Users with most events among the OLDEST of each shard, at most so many. Two round trips. Raises Unavailable."""
+    now_ms = await commands.server_time()
+    reads = [commands.read_outbox(shard, count=OLDEST) for shard in range(commands.keys.shards)]
+    of_user: defaultdict[int, list[OutboxEntry]] = defaultdict(list)
+    for entries in await together(reads):
+        for entry in entries:
+            if entry.user_id:  # what is no event of ours has no user
+                of_user[entry.user_id].append(entry)
+    found = [
+        Behind(user_id, len(own), sum(entry.weight for entry in own), max(0, now_ms - min(e.filed_ms for e in own)))
+        for user_id, own in of_user.items()
+    ]
+    return sorted(found, key=lambda one: (-one.events, one.user_id))[:most]

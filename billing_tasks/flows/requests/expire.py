@@ -51,7 +51,8 @@ async def _expire(shard: int, request_ids: list[str], commands: Commands) -> Cou
     for request_id, hold in zip(request_ids, holds, strict=True):
         # Without a hold there is no owner: any will do to have the stale entry of `due` removed.
         user_id, token_id, quota = (hold.user_id, hold.token_id, hold.quota) if hold else (shard, 0, 0)
-        event = release_event(request_id, user_id, token_id, quota, reason="expired", expired=True)
+        key = hold.client_key if hold else ""
+        event = release_event(request_id, user_id, token_id, quota, reason="expired", expired=True, client_key=key)
         payload = events.payload(event, for_0_1_0=commands.keys.shared_with_0_1_0)
         calls.append(commands.expire(request_id=request_id, user_id=user_id, token_id=token_id, payload=payload))
     replies = await together(calls)

@@ -94,7 +94,8 @@ async def refund(wanted: RefundRequest, *, commands: Commands, refund_charge: Re
     if found is None or found.state == "consumed":
         return await refund_charge(wanted, commands=commands)
     try:
-        receipt = await release_hold(wanted, token_id=found.token_id, held=found.quota, commands=commands)
+        held, key = found.quota, found.client_key
+        receipt = await release_hold(wanted, token_id=found.token_id, held=held, commands=commands, client_key=key)
     except ReservationClosed:  # consumed between the look and the release: then it is a charge
         return await refund_charge(wanted, commands=commands)
     # Usage that was booked while Redis was away left the hold open: then there is a charge as well.

@@ -13,7 +13,9 @@ from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt
 
 
-async def release_hold(request: RefundRequest, *, token_id: int | None, held: int, commands: Commands) -> Receipt:
+async def release_hold(
+    request: RefundRequest, *, token_id: int | None, held: int, commands: Commands, client_key: str = ""
+) -> Receipt:
     """Give an open hold back. Raises ReservationClosed if the request was charged, Unavailable if Redis is away.
 
     Without `token_id` the hold is looked up first, which costs a second round trip.
@@ -24,8 +26,10 @@ async def release_hold(request: RefundRequest, *, token_id: int | None, held: in
             found = await commands.hold(user_id=user_id, request_id=request_id)
             if found is None:
                 return Receipt(request_id, 0, again=True)
-            token_id, held = found.token_id, found.quota
-        event = release_event(request_id, user_id, token_id, held, reason=request.reason, expired=False)
+            token_id, held, client_key = found.token_id, found.quota, found.client_key
+        event = release_event(
+            request_id, user_id, token_id, held, reason=request.reason, expired=False, client_key=client_key
+        )
         payload = events.payload(event, for_0_1_0=commands.keys.shared_with_0_1_0)
         reply = await commands.release(request_id=request_id, user_id=user_id, token_id=token_id, payload=payload)
     except Unavailable as exc:
@@ -45,7 +49,9 @@ async def release_hold(request: RefundRequest, *, token_id: int | None, held: in
             return Receipt(request_id, 0, again=True)
 
 
-def release_event(request_id: str, user_id: int, token_id: int, held: int, *, reason: str, expired: bool) -> Event:
+def release_event(
+    request_id: str, user_id: int, token_id: int, held: int, *, reason: str, expired: bool, client_key: str = ""
+) -> Event:
     """A release of `held` quota."""
     return events.make(
         kind=Kind.RELEASE,
@@ -56,4 +62,5 @@ def release_event(request_id: str, user_id: int, token_id: int, held: int, *, re
         quota=held,
         content=reason,
         expired=expired,
+        client_key=client_key,
     )

@@ -77,6 +77,7 @@ async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> 
             ttl_ms=wanted.ttl_ms,
             backlog_limit=settings.backlog_limit,
             fresh_ms=fresh_ms,
+            client_key=wanted.client_key,
         )
 
     return _reservation(wanted, await granted(wanted, ask, commands=commands, settings=settings), settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from billing_tasks.holds import outcomes
 from billing_tasks.holds.commands.command import Command, Subject, call
@@ -36,9 +37,11 @@ class Requests(Subject):
         ttl_ms: int,
         backlog_limit: int,
         fresh_ms: int,
+        client_key: str = "",
     ) -> Command[Reserved]:
-        """reserve.lua"""
+        """reserve.lua; gateways of 0.1.0, which may be at work beside us, read no hold that has a key."""
         k, shard = self.keys, self.keys.shard_of(user_id)
+        key = f"key:{quote(client_key, safe='')}" if client_key and not k.shared_with_0_1_0 else ""
         return call(
             "reserve",
             (
@@ -49,7 +52,7 @@ class Requests(Subject):
                 k.due(shard),
                 k.outbox(shard),
             ),
-            (request_id, user_id, token_id, amount, ttl_ms, backlog_limit, fresh_ms),
+            (request_id, user_id, token_id, amount, ttl_ms, backlog_limit, fresh_ms, key),
             read_reserved,
         )
 

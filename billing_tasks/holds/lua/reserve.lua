@@ -21,6 +21,7 @@ ARGV[4] amount         quota, 0 to 2^53
 ARGV[5] ttl_ms
 ARGV[6] backlog_limit  events
 ARGV[7] fresh_ms       an older cached row answers STALE; 0: any age will do
+ARGV[8] key            the caller's own for this request, as a word of the hold; '': none
 
 Returns {outcome, a, b, now_ms, epoch}; the epoch is that of loading
   HELD                     open now; a = expires_at_ms, b = user's available quota after it
@@ -67,7 +68,9 @@ local refusal, a, b = check_payer(meta, u, t, epoch, fresh_ms, user_id, wanted)
 if refusal then return answer(refusal, a, b) end
 
 local expires_at = now_ms + ttl_ms
-redis.call('SET', hold, table.concat({'held', user_id, token_id, amount, '-'}, ' '))
+local words = {'held', user_id, token_id, amount, '-'}
+if ARGV[8] ~= '' then words[6] = ARGV[8] end
+redis.call('SET', hold, table.concat(words, ' '))
 redis.call('ZADD', due, expires_at, request_id)
 -- An idle account is about to expire; one that carries a hold must stay.
 if tonumber(u[2] or 0) + tonumber(u[3] or 0) == 0 then redis.call('PERSIST', user) end

@@ -1,12 +1,14 @@
 -- A hold is one string: "<state> <user_id> <token_id> <quota> <fingerprint>". Words behind those are a later release's
 -- and are ignored here. A hold whose quota was changed since has the word asked:<quota that was asked for first>: in
--- place of the fingerprint, which only a consumed one has, because release 0.1.0 reads no hold of six words.
+-- place of the fingerprint, which only a consumed one has, because release 0.1.0 reads no hold of six words. An open
+-- hold of a gateway that named the request by a key of its own ends with key:<that key, in percent-encoding>.
 -- States: held, then one of consumed, released, expired (a tombstone that answers repeats for a while).
 local function read_hold(key)
   local packed = redis.call('GET', key)
   if not packed then return nil end
   local state, user_id, token_id, quota, fingerprint = string.match(packed, '^(%a+) (%d+) (%d+) (%d+) (%S+)')
-  return state, user_id, token_id, quota, fingerprint, string.match(packed, ' (asked:%d+)')
+  return state, user_id, token_id, quota, fingerprint, string.match(packed, ' (asked:%d+)'),
+    string.match(packed, ' (key:%S+)')
 end
 
 -- What the request asked for first.
