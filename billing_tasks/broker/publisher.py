@@ -4,7 +4,10 @@
 often it was rung meanwhile. A ring that is lost with the process, or with the
 broker, is healed by the next consume or by beat; the event itself is in the outbox.
 `enqueue` waits for the broker and is for what exists nowhere else yet; while the broker
-is away one caller a second pays for finding out, and the others are told at once.
+is away one caller a second pays for finding out, and the others are told at once. It sends
+from a thread that is left behind when it is overdue: kombu's time-out is one per read, and a
+broker that answers byte by byte never meets it. What such a thread sends late after all is
+booked once, under the id that the caller files it by meanwhile.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ SENT_AT_MS: Final = "billing_sent_at_ms"
 RETRY_SECONDS = 1.0
 #: A broker that takes the connection and says nothing is given up after this; a retry follows at once.
 SILENCE_SECONDS = 2.0
+#: What `enqueue` waits for in all: a silence, the retry's silence, and some.
+ENQUEUE_SECONDS = 5.0
 
 
 class Publisher:
@@ -58,6 +63,7 @@ class Publisher:
         self._closing = False
         self._publishing = False
         self._away_until = 0.0
+        self._overdue: list[threading.Thread] = []
 
     def ring(self, shard: int, request_id: str) -> None:
         """Have `billing.settle` sent for the shard, soon. Never waits, never raises."""
@@ -107,15 +113,35 @@ class Publisher:
         return {}
 
     def enqueue(self, task: str, task_id: str, kwargs: dict[str, Any]) -> None:
-        """Send one task and wait until the broker has it. Raises Unavailable."""
+        """Send one task and wait until the broker has it, for ENQUEUE_SECONDS at most. Raises Unavailable."""
         away = f"The broker at {redact(self.settings.celery_broker_url)} did not take {task}"
         if time.monotonic() < self._away_until:
             raise Unavailable(f"{away}: it was away a moment ago")
+        self._overdue = [thread for thread in self._overdue if thread.is_alive()]
+        if self._overdue:
+            raise Unavailable(f"{away}: it has not taken an earlier one yet")
+        problem: list[Exception] = []
+        message = {"kwargs": kwargs, "task_id": task_id, "headers": {SENT_AT_MS: now_ms()}}
+        sending = threading.Thread(
+            target=self._send, args=(task, message, problem), name="billing-enqueue", daemon=True
+        )
+        sending.start()
+        sending.join(ENQUEUE_SECONDS)
+        if sending.is_alive():
+            self._overdue = [*self._overdue, sending]
+            problem.append(TimeoutError(f"no answer within {ENQUEUE_SECONDS:.0f} s"))
+        if not problem:
+            return
+        self._away_until = time.monotonic() + RETRY_SECONDS
+        if not isinstance(problem[0], KombuError | RedisError | OSError):
+            raise problem[0]
+        raise Unavailable(f"{away}: {problem[0]}") from problem[0]
+
+    def _send(self, task: str, message: dict[str, Any], problem: list[Exception]) -> None:
         try:
-            self.app.send_task(task, kwargs=kwargs, task_id=task_id, headers={SENT_AT_MS: now_ms()})
-        except (KombuError, RedisError, OSError) as exc:
-            self._away_until = time.monotonic() + RETRY_SECONDS
-            raise Unavailable(f"{away}: {exc}") from exc
+            self.app.send_task(task, **message)
+        except Exception as exc:  # raised by the caller that waits for it
+            problem.append(exc)
 
     def workers(self, timeout_seconds: float = 1.0) -> list[str]:
         """Names of the workers that answer within the time; none if the broker is away."""

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from billing_tasks import AsyncBookkeeper, Bookkeeper, ConsumeLog, Reservation, Settings, errors
 from billing_tasks.admin import Admin
+from billing_tasks.broker.names import CONSUME
 from billing_tasks.metrics import Watcher
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import Runtime
@@ -60,6 +61,7 @@ class Site:
             reserve = lambda _: self.bk.pre_consume_quota(1, **PAYER)  # noqa: E731
             self.reservations = list(threads.map(reserve, range(2 * CALLERS)))
         self.admin.status(workers=False)
+        self.runtime.doorbell.enqueue(CONSUME, new_request_id(), {"user_id": 42})
         generate_latest(self.watcher)
 
     def close(self) -> None:
@@ -81,6 +83,7 @@ DOORS: dict[str, Door] = {
         user_id=42, request_id=new_request_id(), refund_id=new_request_id()
     ),
     "look at a balance": lambda site: site.bk.user_has_enough_quota(42, 1),
+    "send a task": lambda site: site.runtime.doorbell.enqueue(CONSUME, new_request_id(), {"user_id": 42}),
     "Admin: a user": lambda site: site.admin.accounts.user(42),
     "Admin: status": lambda site: site.admin.status(),
     "metrics": lambda site: generate_latest(site.watcher),
