@@ -17,7 +17,7 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## The main job: 2,000 LLM requests priced, reserved, settled and verified (DEMO_ARGS='--keep')
-	@$(VENV)/bin/billing-tasks demo --state-dir .billing-demo $(DEMO_ARGS)
+	@$(VENV)/bin/billing-tasks demo $(DEMO_ARGS)
 
 up: $(STAMP) ## Start PostgreSQL, Valkey, worker, beat and Flower; Ctrl-C stops them (UP_ARGS=...)
 	@$(VENV)/bin/billing-tasks up $(UP_ARGS)

@@ -16,7 +16,7 @@ from billing_tasks.cli.operate import show_report
 from billing_tasks.cli.options import AsJson
 from billing_tasks.cli.show import command, console, err, facts, print_json
 from billing_tasks.cli.traffic import Traffic, show_replay
-from billing_tasks.lab.defaults import DEFAULT_STATE_DIR
+from billing_tasks.lab.defaults import DEMO_STATE_DIR
 
 if TYPE_CHECKING:
     from billing_tasks.lab.demo import DemoReport
@@ -57,7 +57,7 @@ def demo(
     speed: traffic.Speed = 0.0,
     seed: traffic.Seed = 1,
     settle_timeout: traffic.SettleTimeout = 60.0,
-    state_dir: up.StateDir = DEFAULT_STATE_DIR,
+    state_dir: up.StateDir = DEMO_STATE_DIR,
     workers: up.Workers = 2,
     flower_port: up.FlowerPort = None,
     flower: up.WithFlower = True,
@@ -174,14 +174,15 @@ def _show_flower(seen: FlowerSeen, *, keep: bool) -> None:
 def _next(report: DemoReport, seconds: float, state_dir: Path) -> None:
     verdict = "Every request is accounted for." if report.ok else "Not everything is as it should be, see above."
     console.print(Text(f"{verdict} {seconds:.1f} s in all.", style="green" if report.ok else "red"))
-    folder = "" if state_dir == DEFAULT_STATE_DIR else f" --state-dir {state_dir}"
+    folder = f" --state-dir {state_dir}"
+    again = "" if state_dir == DEMO_STATE_DIR else folder
     console.print("The servers are stopped now and the data is kept. Next:\n")
     console.print(
         facts(
             [
                 (f"{command()} up{folder}", "run it again with this data, Flower included, for your own app"),
-                (f"{command()} demo --keep{folder}", "the same demo, and time to look around in Flower"),
-                (f"{command()} demo --trace FILE.csv{folder}", "a real trace"),
+                (f"{command()} demo --keep{again}", "the same demo, and time to look around in Flower"),
+                (f"{command()} demo --trace FILE.csv{again}", "a real trace"),
                 (f"{command()} replay --help", "traffic against your own servers"),
             ]
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 DEFAULT_STATE_DIR = Path(".billing")
+#: A folder of its own: its users, which have the first ids, are in the way of none that a person types for `up`.
+DEMO_STATE_DIR = Path(".billing-demo")
 
 #: Names with a price of their own and their weights: mostly the common ones, a few dear, a few nearly free.
 DEFAULT_MIX = "gpt-4o=5,gpt-4o-mini=4,claude-3-5-sonnet-20240620=3,deepseek-chat=2,gemini-1.5-pro=1,gpt-4-turbo=1"

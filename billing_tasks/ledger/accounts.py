@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from billing_tasks.errors import IdempotencyConflict, InvalidRequest, TokenRefused, Unavailable, UserNotFound
 from billing_tasks.ledger import columns
 from billing_tasks.ledger.database import Record
-from billing_tasks.ledger.models import Base, Channel, Token, User, versions
+from billing_tasks.ledger.models import Base, Channel, Entry, Token, User, versions
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import UNSET, ChannelRow, Unset
 from billing_tasks.model.account import TokenRow, UserRow
@@ -30,6 +30,12 @@ _PAST_GIVEN_IDS: Final = {
 }
 
 
+#: Of an account's first values those that every charge changes; what they were is in the entry that opened it.
+_OPENED: Final = ("quota", "remain_quota")
+#: So many of a user's entries are looked through for it; an account with more is not created once more.
+_LOOKED_THROUGH: Final = 20_000
+
+
 class Administration(Part):
     """Creates and changes accounts, but for their quota."""
 
@@ -37,7 +43,8 @@ class Administration(Part):
         """A new user whose opening balance is booked as an entry.
 
         Without `user_id` one is chosen, and a call that ended in Unavailable may have
-        created a user already. Raises IdempotencyConflict if `user_id` is taken.
+        created a user already. With it the call may be repeated: a user who was created just so is returned as they
+        are now. Raises IdempotencyConflict if `user_id` is another one's.
         """
         check_quota(quota, lowest=0)
         values = {"quota": quota, "group_name": group_name}
@@ -87,9 +94,39 @@ class Administration(Part):
             row = self._db.transaction(work, repeatable=False)
         if row is None and wanted_id is None:
             raise Unavailable(f"The id chosen in {model.__tablename__} was taken meanwhile; call again.")
+        if row is None and wanted_id is not None:
+            row = self._created_so(model, wanted_id, values, returning)
         if row is None:
             raise IdempotencyConflict(f"There is a row with id {wanted_id} in {model.__tablename__} already.")
         return row
+
+    def _created_so(
+        self, model: type[Base], wanted_id: int, values: dict[str, Any], returning: tuple[Any, ...]
+    ) -> Record | None:
+        """The row if it was created with just these values: the call is repeated, and not another one's."""
+        table = model.__table__
+        same = [table.c[name].is_not_distinct_from(value) for name, value in values.items() if name not in _OPENED]
+        rows = self._db.statement(sa.select(*returning).where(table.c.id == wanted_id, *same))
+        opened_with = [value for name, value in values.items() if name in _OPENED]
+        if not rows or (opened_with and [self._opening(wanted_id, values.get("user_id"))] != opened_with):
+            return None
+        return rows[0]
+
+    def _opening(self, account_id: int, owner: int | None) -> int | None:
+        """The quota a user was opened with, or a token if it has an owner; None: that can't be told."""
+        change = Entry.user_quota if owner is None else Entry.token_quota
+        entries = (
+            sa.select(Entry.token_id, change.label("change"), Entry.content)
+            .where(Entry.user_id == (account_id if owner is None else owner))
+            .order_by(Entry.entry_id)
+            .limit(_LOOKED_THROUGH)
+            .subquery()
+        )
+        mine = entries.c.token_id.is_not_distinct_from(None if owner is None else account_id)
+        opening = sa.and_(mine, entries.c.content == "opening balance")
+        total = sa.func.coalesce(sa.func.sum(entries.c.change).filter(opening), 0)
+        count, quota = self._db.statement(sa.select(sa.func.count(), total).select_from(entries))[0]
+        return int(quota) if count < _LOOKED_THROUGH else None
 
     def set_user(self, user_id: int, *, status: UserStatus | None = None, group_name: str | None = None) -> UserRow:
         """Change what is given, keep what is None. Raises UserNotFound."""

@@ -224,3 +224,34 @@ def test_a_new_account_finds_an_id_after_ids_were_given(ledger) -> None:
     assert ledger.create_user().id == owner.id + 2
     assert ledger.create_token(owner.id).id == given.id + 2
     assert ledger.create_channel().id == channel.id + 2
+
+
+def test_an_account_is_created_again_only_as_it_was(ledger) -> None:
+    """A call whose answer was lost is repeated; what is another account's is refused, whatever was used meanwhile."""
+    user = ledger.create_user(quota=1000, group_name="vip").id
+    token = {"name": "laptop", "remain_quota": 500, "expires_at_ms": 4_000_000_000_000}
+    first, second = ledger.create_token(user, **token).id, ledger.create_token(user, unlimited_quota=True).id
+    channel = ledger.create_channel(name="azure").id
+    ledger.top_up(user, 250, f"payment of {user}")
+    ledger.adjust_token(first, -100, f"fix of {first}")
+
+    assert ledger.create_user(user, quota=1000, group_name="vip").quota == 1250
+    assert ledger.create_token(user, first, **token).remain_quota == 400
+    assert ledger.create_token(user, second, unlimited_quota=True).unlimited_quota
+    assert ledger.create_channel(channel, name="azure").id == channel
+    for again in (
+        lambda: ledger.create_user(user, quota=1250, group_name="vip"),
+        lambda: ledger.create_user(user, group_name="vip"),
+        lambda: ledger.create_user(user, quota=1000),
+        lambda: ledger.create_token(user, first, **token | {"remain_quota": 400}),
+        lambda: ledger.create_token(user, first, **token | {"remain_quota": 0}),
+        lambda: ledger.create_token(user, first, **token | {"name": "phone"}),
+        lambda: ledger.create_token(user, first, **token | {"expires_at_ms": None}),
+        lambda: ledger.create_token(user, second, remain_quota=5, unlimited_quota=True),
+        lambda: ledger.create_channel(channel, name="openai"),
+    ):
+        with pytest.raises(IdempotencyConflict):
+            again()
+    other = ledger.create_user().id
+    with pytest.raises(IdempotencyConflict):
+        ledger.create_token(other, first, **token)
