@@ -25,5 +25,6 @@ state_save_interval = 60_000  # milliseconds
 
 max_tasks = 50_000
 purge_offline_workers = 300  # seconds
-tasks_columns = "name,uuid,state,kwargs,result,received,started,runtime,worker,retries,exception"
+# The first five fit a laptop's width; the name leads to the task, as its id does.
+tasks_columns = "name,state,received,kwargs,exception,result,runtime,worker,retries,uuid"
 task_runtime_metric_buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]

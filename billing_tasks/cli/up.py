@@ -101,6 +101,7 @@ def show_where(stack: Stack, title: str) -> None:
         lines += [
             ("Flower", Text(flower["url"], style="bold")),
             ("", f"user {flower['user']}, password {flower['password']}"),
+            ("", "without beat's tasks: /tasks?name=billing.settle OR name:billing.refund"),
         ]
     description = stack.describe()
     lines.append(("state", description.state_dir))

@@ -27,7 +27,8 @@ LOOPBACK = "127.0.0.1"
 FLOWER_PORT = 5555
 FLOWER_USER = "billing"
 #: Which requests a task was about is in its arguments and its result; Flower hides both by default.
-FLOWER_COLUMNS = "name,uuid,state,kwargs,result,received,runtime,worker,retries,exception"
+#: The first five fit a laptop's width; the name leads to the task, as its id does.
+FLOWER_COLUMNS = "name,state,received,kwargs,exception,result,runtime,worker,retries,uuid"
 FLOWER_PASSWORD_FILE = "flower-password"  # noqa: S105  a file's name
 
 # Warm (finish what runs), then cold (give back what runs); acknowledged late, so nothing is lost by either.

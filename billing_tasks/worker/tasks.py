@@ -19,6 +19,7 @@ from billing_tasks.admin.reading import filter_from
 from billing_tasks.broker import names
 from billing_tasks.broker.publisher import SENT_AT_MS
 from billing_tasks.errors import BillingError, Unavailable
+from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.flows.requests import expire, intake
 from billing_tasks.flows.settlement import ring, settle
 from billing_tasks.model.consume_log import MAX_MOMENT_MS
@@ -234,9 +235,17 @@ def ring_stale(anew: bool = False, **_: Any) -> dict[str, object]:
     """Call drainers for outboxes that no worker drains. From beat; the next run is the retry.
 
     `anew` comes from a worker that has just started, or found its broker again: calls that were lost are repeated.
+    The backlog is part of the result, because Flower sees tasks only, and the events that wait for one are in Redis.
     """
     r = runtime()
-    return {"shards": r.run(ring.ring_stale(commands=r.commands, settings=r.settings, anew=anew))}
+    rung = r.run(ring.ring_stale(commands=r.commands, settings=r.settings, anew=anew))
+    seen = r.run(watch(commands=r.commands))
+    return {
+        "events_waiting": seen.backlog,
+        "oldest_seconds": round(seen.oldest_ms / 1000),
+        "open_holds": seen.open_holds,
+        "shards": rung,
+    }
 
 
 @task(names.RECONCILE, max_retries=0)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from billing_tasks import Bookkeeper, Settings
 from billing_tasks.cli import app
 from billing_tasks.flows.settlement.ring import ring_stale
+from billing_tasks.model.ids import new_request_id
 from billing_tasks.runtime import runtime
 from tests.conftest import Billing
 from tests.flows.requests.test_away import NO_POSTGRESQL, NO_REDIS, log_of
@@ -147,3 +148,33 @@ def test_the_spool_is_shown_and_relayed(
     assert told == {"relayed": 1, "refused": 0, "left": []}
     billing.settle()
     assert billing.accounts.user(payer[0]).used_quota == 40
+
+
+def test_status_says_whose_a_backlog_is(run: Run, billing: Billing) -> None:
+    busy, other = billing.payer(), billing.payer()
+    for payer, times in ((busy, 3), (other, 1)):
+        for _ in range(times):
+            billing.use(billing.reserve(payer, 100), 40)
+    told = as_json(run("status", "--json"))["behind"]
+    assert [(one["user_id"], one["events"], one["quota"]) for one in told] == [(busy[0], 3, 120), (other[0], 1, 40)]
+    assert f"user {busy[0]} (3 events, 120 quota)" in re.sub(r"\s+", " ", run("status").output)
+    billing.settle()
+    assert as_json(run("status", "--json"))["behind"] == []
+
+
+def test_metrics_tell_reasons_and_ages_of_dead_letters_and_count_no_restart_as_a_loss(
+    run: Run, billing: Billing
+) -> None:
+    payer = billing.payer()
+    for number in range(2):
+        billing.bk.refund_charge(user_id=payer[0], request_id=new_request_id(), refund_id=f"case-{number}")
+    billing.settle()
+    billing.sql("update billing.dead_letters set first_seen = now() - interval '2 hours' where id = 1")
+    billing.sql(
+        "insert into billing.incidents (shard, epoch, kind, from_seq, to_seq, events_bound, note)"
+        " values (1, 7, 'new_epoch', 0, 0, 0, 'Redis came back with all that was known')"
+    )
+    told = metrics_of(run("metrics").output)
+    assert told['billing_open_dead_letters{reason="no_charge"}'] == "2.0"
+    assert 7200 <= float(told['billing_open_dead_letters_oldest_seconds{reason="no_charge"}']) < 7300
+    assert told["billing_incidents"] == "0.0"

@@ -171,3 +171,27 @@ def test_a_refund_that_is_sent_as_a_task_says_in_flower_what_became_of_it(
     eventually(lambda: billing.accounts.user(payer[0]).used_quota == 30, what="the gateway's refund is booked")
     found = eventually(lambda: flower.tasks(search="case-4"), what="the settlement that booked it is found by its id")
     assert {task["name"] for task in found.values()} == {"billing.settle"}
+
+
+def test_flower_has_the_backlog_and_a_filter_leaves_beats_tasks_out(
+    billing: Billing, processes: Processes, start_flower: Callable[[Billing], Flower]
+) -> None:
+    flower = start_flower(billing)
+    payer = billing.payer()
+    billing.use(billing.reserve(payer, 100), 40)
+    billing.reserve(payer, 30)
+    drainer = billing.runtime.commands.keys.drainer(billing.runtime.commands.keys.shard_of(payer[0]))
+    billing.redis("SET", drainer, "another", "PX", 60_000)  # no other worker settles meanwhile
+    processes.worker(billing)
+    flower.call("/api/task/async-apply/billing.ring_stale", {"kwargs": {}})
+    seen = eventually(lambda: flower.tasks(search="events_waiting"), what="the backlog is a result")
+    assert any("'events_waiting': 1," in str(task["result"]) for task in seen.values())
+    assert any("'open_holds': 1," in str(task["result"]) for task in seen.values())
+    billing.redis("DEL", drainer)
+    billing.use(billing.reserve(payer, 100), 40)
+    wanted = "name:billing.settle OR name:billing.refund OR name:billing.consume"
+    names = eventually(
+        lambda: {task["name"] for task in flower.tasks(search=wanted).values()}, what="Flower has settled"
+    )
+    assert names == {"billing.settle"}
+    billing.settle()
