@@ -88,6 +88,16 @@ class Row:
     unlimited: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What one incident says is gone: so many events that were seen, and what was filed between two moments."""
+
+    kind: str
+    events: int
+    from_ms: int = 0
+    to_ms: int = 0
+
+
 @dataclass(slots=True)
 class Books:
     """Everything at the end of a run."""
@@ -100,6 +110,7 @@ class Books:
     dead_letters: list[OpenDeadLetter] = field(default_factory=list)
     dead_letters_resolved: int = 0
     incidents: dict[str, int] = field(default_factory=dict)  # by kind
+    losses: list[Loss] = field(default_factory=list)  # what the incidents say is gone
     holds: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # open: request_id -> user, token, quota
     cached_users: dict[int, CachedAccount] = field(default_factory=dict)
     cached_tokens: dict[int, CachedAccount] = field(default_factory=dict)
@@ -153,6 +164,15 @@ def _read_dead_letters(connection: psycopg.Connection[Any], books: Books) -> Non
     resolved = connection.execute("select count(*) from billing.dead_letters where state = 'resolved'").fetchone()
     books.dead_letters_resolved = resolved[0] if resolved else 0
     books.incidents = dict(connection.execute("select kind, count(*) from billing.incidents group by kind").fetchall())
+    books.losses = [Loss(*row) for row in connection.execute(_LOSSES)]
+
+
+#: Events that were new at old numbers came back (a rewind of which all was seen): nothing is gone.
+_LOSSES = """
+select kind, coalesce(events_bound, 0), coalesce(extract(epoch from unseen_from) * 1000, 0)::bigint,
+       coalesce(extract(epoch from unseen_to) * 1000, 0)::bigint
+from billing.incidents where kind <> 'rewind' or unseen_from is not null
+"""
 
 
 def _refund_id(payload: bytes) -> str:
@@ -181,7 +201,7 @@ def _read_redis(client: Any, settings: Settings, books: Books, first_user_id: in
 
 
 def _read_hold(packed: bytes | None, request_id: str, books: Books, first_user_id: int) -> None:
-    state, user, token, quota, _ = (packed or b"gone 0 0 0 -").decode().split(" ")
+    state, user, token, quota, *_ = (packed or b"gone 0 0 0 -").decode().split(" ")
     if state == "held" and int(user) >= first_user_id:
         books.holds[request_id] = (int(user), int(token), int(quota))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from billing_tasks.lab.servers.postgres import EmbeddedPostgres
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.lab.stack import STOP_SIGNALS
 from billing_tasks.settings import Settings
+from chaos.failover import follow, free_port
 from chaos.gateway_process import POPULATION_FILE
 from chaos.options import Options
 from chaos.population import Population
@@ -50,6 +52,7 @@ class Environment:
         self._progress = progress
         self._cleanup = ExitStack()
         self._postgres: EmbeddedPostgres | None = None
+        self._address = Path()  # of Redis, a link to the socket of the one that is primary
         self.processes: dict[str, ManagedProcess] = {}
 
     def __enter__(self) -> Environment:
@@ -85,11 +88,9 @@ class Environment:
     @property
     def variables(self) -> dict[str, str]:
         """BILLING_* of every process of the run, and of ours."""
-        redis, broker = self.processes["redis"].process, self.processes["broker"].process
-        assert isinstance(redis, EmbeddedValkey) and isinstance(broker, EmbeddedValkey)  # noqa: PT018
-        named = Settings(redis_url=broker.url, broker_url=None)
+        named = Settings(redis_url=self.valkey("broker").url, broker_url=None)
         return {
-            "BILLING_REDIS_URL": redis.url,
+            "BILLING_REDIS_URL": f"unix://{self._address}",
             "BILLING_DATABASE_URL": self.postgres.url,
             "BILLING_BROKER_URL": named.celery_broker_url,
             **QUICK,
@@ -100,6 +101,25 @@ class Environment:
         """The same as settings."""
         named = {name.removeprefix("BILLING_").lower(): value for name, value in self.variables.items()}
         return Settings(_env_file=os.environ.get("BILLING_ENV_FILE"), **named)  # type: ignore[arg-type]
+
+    def valkey(self, name: str) -> EmbeddedValkey:
+        """redis, standby or broker. The first two change places when Redis fails over."""
+        valkey = self.processes[name].process
+        assert isinstance(valkey, EmbeddedValkey)
+        return valkey
+
+    def answer_at_the_address(self, name: str) -> None:
+        """New connections reach this one from now on, as behind a service's name."""
+        new = self._address.with_suffix(".new")
+        new.symlink_to(self.valkey(name).url.removeprefix("unix://"))
+        new.replace(self._address)
+
+    def change_places(self) -> None:
+        """The standby is the primary now."""
+        old, new = self.processes["redis"], self.processes["standby"]
+        old.name, new.name = "standby", "redis"
+        self.processes["redis"], self.processes["standby"] = new, old
+        self.answer_at_the_address("redis")
 
     def start_workers(self) -> None:
         """Workers and beat; returns when they are ready."""
@@ -159,12 +179,16 @@ class Environment:
         self._postgres = EmbeddedPostgres(self.state)
         servers = {
             "postgres": self._postgres,
-            "redis": EmbeddedValkey(self.state),
+            "redis": EmbeddedValkey(self.state, port=free_port()),
+            "standby": EmbeddedValkey(self.state, name="standby", port=free_port()),
             "broker": EmbeddedValkey(self.state, name="broker", keeps=False),
         }
         for name, server in servers.items():
             self._progress(f"Starting {name}")
             self._add(name, ManagedProcess(server)).start()
+        self._address = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="billing-"))) / "redis.sock"
+        self.answer_at_the_address("redis")
+        follow(self.valkey("standby"), self.valkey("redis"))
 
     def _start_parts(self, parts: list[Part]) -> None:
         made = [self._add(part.name, ManagedProcess(PartProcess(part, self.state, self.variables))) for part in parts]

@@ -24,15 +24,20 @@ class Fault(StrEnum):
     GATEWAY = "gateway killed"
     REDIS = "Redis killed"
     REDIS_FROZEN = "Redis frozen"
+    REDIS_SLOW = "Redis slow"
     REDIS_CUT = "Redis connections cut"
+    FAILOVER = "Redis failed over to its replica"
+    FAILOVER_LATE = "Redis failed over to a replica that lagged"
     POSTGRES = "PostgreSQL killed"
     POSTGRES_QUIT = "PostgreSQL stopped at once"
     POSTGRES_BACKEND = "PostgreSQL backend killed"
     POSTGRES_FROZEN = "PostgreSQL frozen"
+    POSTGRES_SLOW = "PostgreSQL slow"
     POSTGRES_CUT = "PostgreSQL connections cut"
     BROKER = "broker killed, came back empty"
     BROKER_FLUSHED = "broker emptied"
     BROKER_FROZEN = "broker frozen"
+    BROKER_SLOW = "broker slow"
     SETTLE_TWICE = "settle messages multiplied"
 
 
@@ -45,26 +50,41 @@ AMOUNTS = {
     Fault.GATEWAY: 56,
     Fault.REDIS: 24,
     Fault.REDIS_FROZEN: 12,
+    Fault.REDIS_SLOW: 8,
     Fault.REDIS_CUT: 16,
+    Fault.FAILOVER: 12,
+    Fault.FAILOVER_LATE: 8,
     Fault.POSTGRES: 15,
     Fault.POSTGRES_QUIT: 9,
     Fault.POSTGRES_BACKEND: 6,
     Fault.POSTGRES_FROZEN: 12,
+    Fault.POSTGRES_SLOW: 8,
     Fault.POSTGRES_CUT: 16,
     Fault.BROKER: 15,
     Fault.BROKER_FLUSHED: 10,
     Fault.BROKER_FROZEN: 6,
+    Fault.BROKER_SLOW: 6,
     Fault.SETTLE_TWICE: 60,
 }
 #: kill -9 of a process of ours, as opposed to a server's.
 KILLS = (Fault.CHILD, Fault.WORKER, Fault.ORPHANS, Fault.BEAT, Fault.GATEWAY)
 LOSSES_OF_REDIS = (Fault.REDIS,)
+FAILOVERS = (Fault.FAILOVER, Fault.FAILOVER_LATE)
 LOSSES_OF_POSTGRES = (Fault.POSTGRES, Fault.POSTGRES_QUIT, Fault.POSTGRES_BACKEND)
 LOSSES_OF_BROKER = (Fault.BROKER, Fault.BROKER_FLUSHED)
 
 FROZEN = (Fault.REDIS_FROZEN, Fault.POSTGRES_FROZEN, Fault.BROKER_FROZEN)
+SLOW = (Fault.REDIS_SLOW, Fault.POSTGRES_SLOW, Fault.BROKER_SLOW)
 #: Those that make the second blow.
-SERVERS = (Fault.REDIS, Fault.REDIS_FROZEN, Fault.POSTGRES, Fault.POSTGRES_QUIT, Fault.POSTGRES_FROZEN, Fault.BROKER)
+SERVERS = (
+    Fault.REDIS,
+    Fault.REDIS_FROZEN,
+    Fault.FAILOVER,
+    Fault.POSTGRES,
+    Fault.POSTGRES_QUIT,
+    Fault.POSTGRES_FROZEN,
+    Fault.BROKER,
+)
 PAIRED = 0.25
 #: Nothing in the first seconds (processes are still starting), nor in the last ones (it has to come back).
 FIRST_SECONDS = 4.0
@@ -97,8 +117,10 @@ def schedule(minutes: float, seed: int, *, density: float = 1.0) -> list[Planned
 
 def _away(fault: Fault, dice: random.Random) -> float:
     """Seconds until the victim is started again or goes on."""
-    if fault in FROZEN:
+    if fault in FROZEN or fault in SLOW:
         return dice.uniform(1.0, 4.0)
+    if fault in FAILOVERS:
+        return dice.uniform(0.05, 0.8)  # how long a replica that lags is left behind
     if fault in KILLS:
         return dice.uniform(0.0, 0.5)  # a supervisor brings it back at once
     return float(0.1 * 50 ** dice.random())  # 0.1 to 5 seconds, mostly short

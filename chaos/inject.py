@@ -18,13 +18,23 @@ from billing_tasks.errors import Unavailable
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.runtime import Runtime
 from chaos.environment import Environment
-from chaos.faults import Fault, Planned
+from chaos.failover import Failover
+from chaos.faults import SLOW, Fault, Planned
 from chaos.processes import ManagedProcess, children_of, kill
 
 #: How many messages settle one shard at once.
 MESSAGES = 4
 SHARDS_AT_ONCE = 4
 PUT_OFF_SECONDS = 0.7
+#: Frozen or slow: which server.
+HELD_UP = {
+    Fault.REDIS_FROZEN: "redis",
+    Fault.POSTGRES_FROZEN: "postgres",
+    Fault.BROKER_FROZEN: "broker",
+    Fault.REDIS_SLOW: "redis",
+    Fault.POSTGRES_SLOW: "postgres",
+    Fault.BROKER_SLOW: "broker",
+}
 #: A backend of a client of ours, and never the one that asks.
 _CUT = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -43,10 +53,16 @@ class Injector:
         self.done: Counter[Fault] = Counter()
         self.told: list[tuple[float, str]] = []  # seconds since the beginning, what was done
         self._environment = environment
+        self._failover = Failover(environment)
         self._runtime = runtime
         self._waiting = list(planned)
         self._log = environment.state.log_file("faults").open("a", buffering=1)
         self._senders = ThreadPoolExecutor(1)  # the broker may be away, and the run does not wait for it
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """When Redis was written to and forgot it, in milliseconds since 1970."""
+        return self._failover.gaps
 
     @property
     def left(self) -> int:
@@ -55,6 +71,7 @@ class Injector:
 
     def inject(self, at_seconds: float) -> None:
         """Do what is due."""
+        self._failover.tend()
         due = [planned for planned in self._waiting if planned.at_seconds <= at_seconds]
         for planned in due:
             self._waiting.remove(planned)
@@ -82,12 +99,15 @@ class Injector:
                 return self._kill(planned, kind, children_too=planned.fault is not Fault.ORPHANS)
             case Fault.REDIS | Fault.BROKER:
                 return self._kill(planned, "redis" if planned.fault is Fault.REDIS else "broker")
-            case Fault.POSTGRES:
-                return self._kill(planned, "postgres", children_too=False)  # its backends notice, each in its time
-            case Fault.POSTGRES_QUIT:
-                return self._kill(planned, "postgres", children_too=False, number=signal.SIGQUIT)
-            case Fault.REDIS_FROZEN | Fault.POSTGRES_FROZEN | Fault.BROKER_FROZEN:
-                return self._freeze(planned)
+            case Fault.POSTGRES | Fault.POSTGRES_QUIT:
+                number = signal.SIGKILL if planned.fault is Fault.POSTGRES else signal.SIGQUIT
+                return self._kill(planned, "postgres", children_too=False, number=number)  # its backends notice later
+            case fault if fault in HELD_UP:
+                return self._hold_up(planned)
+            case Fault.FAILOVER:
+                return self._failover.clean()
+            case Fault.FAILOVER_LATE:
+                return self._failover.leave_behind(planned.seconds)
             case Fault.REDIS_CUT:
                 return self._redis("redis", planned.fault, "CLIENT", "KILL", "TYPE", "normal")
             case Fault.BROKER_FLUSHED:
@@ -96,7 +116,7 @@ class Injector:
                 return self._in_postgres(planned.fault, _CUT, lambda _count: None)
             case Fault.POSTGRES_BACKEND:
                 return self._in_postgres(planned.fault, _SOME_BACKEND, lambda pid: kill(pid, signal.SIGKILL))
-            case Fault.SETTLE_TWICE:
+            case _:
                 return self._multiply(planned)
 
     def _one(self, kind: str, pick: float) -> ManagedProcess | None:
@@ -127,12 +147,14 @@ class Injector:
         kill(child, signal.SIGKILL)
         return f"{planned.fault}: {worker.name}, pid {child}"
 
-    def _freeze(self, planned: Planned) -> str:
-        names = {Fault.REDIS_FROZEN: "redis", Fault.POSTGRES_FROZEN: "postgres", Fault.BROKER_FROZEN: "broker"}
-        victim = self._one(names[planned.fault], planned.pick)
+    def _hold_up(self, planned: Planned) -> str:
+        victim = self._one(HELD_UP[planned.fault], planned.pick)
         if victim is None:
             return ""
-        victim.freeze(planned.seconds)
+        if planned.fault in SLOW:
+            victim.slow(planned.seconds)
+        else:
+            victim.freeze(planned.seconds)
         return f"{planned.fault} for {planned.seconds:.1f} s"
 
     def _redis(self, name: str, fault: Fault, *words: str) -> str:

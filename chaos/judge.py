@@ -13,11 +13,11 @@ Pure: journals and books in, verdict out.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from chaos.books import Books, CachedAccount, Entry, Row
+from chaos.books import Books, CachedAccount, Entry, Loss, Row
 from chaos.running import late_requests, lowest_points
 from chaos.stories import Refund, Request, Stories
 
@@ -40,6 +40,7 @@ class Finding:
     quota: int
     ids: tuple[str, ...]
     sentence: str
+    filed_ms: tuple[int, int] = (0, 0)  # an event that is gone: between when and when it was filed in Redis
 
     def __str__(self) -> str:
         named = ", ".join(self.ids[:5]) + (f" and {len(self.ids) - 5} more" if len(self.ids) > 5 else "")
@@ -66,6 +67,7 @@ class Verdict:
     late_quota: int = 0
     dead_letters_still_open: Counter[str] = field(default_factory=Counter)  # by kind and reason
     told_and_in_dead_letters: int = 0  # accepted, and kept as an open dead letter
+    known_lost: list[Finding] = field(default_factory=list)  # gone, and an incident says so
 
     @property
     def ok(self) -> bool:
@@ -94,8 +96,8 @@ class _Evidence:
     kept_releases: set[str] = field(default_factory=set)
 
 
-def judge(stories: Stories, books: Books) -> Verdict:
-    """Everything, in one go."""
+def judge(stories: Stories, books: Books, *, gaps: Sequence[tuple[int, int]] = ()) -> Verdict:
+    """Everything, in one go. `gaps`: from when to when, in milliseconds, Redis was written to and forgot it."""
     evidence = _sort(stories, books)
     verdict = Verdict()
     verdict.dead_letters_still_open = Counter(
@@ -107,8 +109,33 @@ def judge(stories: Stories, books: Books) -> Verdict:
         (Finding(Wrong.STRANGE, 0, (where,), answer) for where, answer in stories.unexpected),
     ):
         verdict.findings += judged
+    verdict.findings, verdict.known_lost = told_by_incidents(verdict.findings, books.losses, gaps)
     _count_unclear(evidence, verdict)
     return verdict
+
+
+#: The clocks of a gateway, Redis and PostgreSQL are one here, but a moment lies between a look and its note.
+SLACK_MS = 1500
+
+
+def told_by_incidents(
+    findings: list[Finding], losses: Sequence[Loss], gaps: Sequence[tuple[int, int]]
+) -> tuple[list[Finding], list[Finding]]:
+    """What is wrong, and what is gone as it may be: filed in a gap, and the incidents say so.
+
+    They say so if it was filed while no look saw it, or is among the events they count. If more is gone than that, all
+    of it is wrong.
+    """
+    gone = [one for one in findings if any(_meet(one.filed_ms, gap) for gap in gaps)]
+    counted = [one for one in gone if not any(_meet(one.filed_ms, (loss.from_ms, loss.to_ms)) for loss in losses)]
+    if len(counted) > sum(loss.events for loss in losses):
+        return findings, []
+    return [one for one in findings if one not in gone], gone
+
+
+def _meet(filed: tuple[int, int], span: tuple[int, int]) -> bool:
+    known = bool(filed[1] and span[1])
+    return known and span[0] - SLACK_MS <= filed[1] and filed[0] <= span[1] + SLACK_MS
 
 
 def _sort(stories: Stories, books: Books) -> _Evidence:
@@ -139,7 +166,7 @@ def _consumes(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
             verdict.told_and_in_dead_letters += 1
         elif request.consumed:
             sentence = "the usage was accepted and is not in the ledger"
-            yield Finding(Wrong.LOST, request.told_quota, (request_id,), sentence)
+            yield Finding(Wrong.LOST, request.told_quota, (request_id,), sentence, request.filed_ms)
 
 
 def _charge(request_id: str, request: Request, entry: Entry) -> Iterator[Finding]:
@@ -164,7 +191,7 @@ def _releases(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
                 verdict.told_and_in_dead_letters += 1
                 continue
             sentence = "the hold was told released and the ledger has no release"
-            yield Finding(Wrong.LOST, request.held_quota, (request_id,), sentence)
+            yield Finding(Wrong.LOST, request.held_quota, (request_id,), sentence, request.filed_ms)
 
 
 def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
@@ -185,7 +212,7 @@ def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
         elif refund.told:
             quota = refund.quota or _charged(evidence, refund)
             sentence = f"refund {refund.refund_id} was accepted and is not in the ledger"
-            yield Finding(Wrong.LOST, quota, (refund.request_id,), sentence)
+            yield Finding(Wrong.LOST, quota, (refund.request_id,), sentence, (refund.told_ms, refund.told_ms))
     for request_id, quota in refunded.items():
         charged = evidence.consumed[request_id].quota if request_id in evidence.consumed else 0
         if quota > charged:

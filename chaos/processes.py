@@ -21,6 +21,8 @@ from billing_tasks.lab.processes import Supervised
 #: A server that was killed needs a moment until its memory is free; so many tries, this far apart.
 TRIES = 60
 PAUSE_SECONDS = 0.25
+#: What is slow runs in one of so many ticks.
+SLOW_TICKS = 4
 
 
 class State(Enum):
@@ -30,6 +32,7 @@ class State(Enum):
     STARTING = auto()
     UP = auto()
     FROZEN = auto()
+    SLOW = auto()
 
 
 class ManagedProcess:
@@ -44,6 +47,7 @@ class ManagedProcess:
         self.died_by_itself: list[str] = []  # how, each time
         self._until = 0.0
         self._frozen: list[int] = []
+        self._ticks = 0  # of slowness
         self._tries = 0
 
     @property
@@ -87,9 +91,22 @@ class ManagedProcess:
         self._become(State.FROZEN)
         self._until = time.monotonic() + seconds
 
+    def slow(self, seconds: float) -> None:
+        """Have it run for one tick of four only, for `seconds`."""
+        self._become(State.SLOW)
+        self._until = time.monotonic() + seconds
+
+    def _stumble(self) -> None:
+        pid = self.process.pid or 0
+        self._ticks += 1
+        stopped = self._ticks % SLOW_TICKS
+        for one in (pid, *children_of(pid)):
+            kill(one, signal.SIGSTOP if stopped else signal.SIGCONT)
+
     def thaw(self) -> None:
         """Let it go on."""
-        for one in self._frozen:
+        pid = self.process.pid or 0
+        for one in {*self._frozen, pid, *children_of(pid)}:
             kill(one, signal.SIGCONT)
         self._frozen = []
         self._become(State.UP)
@@ -97,8 +114,10 @@ class ManagedProcess:
     def tend(self) -> None:
         """Do what is due: thaw it, start it again, see whether it answers, notice that it died by itself."""
         now = time.monotonic()
-        if self.state is State.FROZEN and now >= self._until:
+        if self.state in (State.FROZEN, State.SLOW) and now >= self._until:
             self.thaw()
+        elif self.state is State.SLOW:
+            self._stumble()
         elif self.state is State.DOWN and now >= self._until:
             self.process.spawn()
             self._become(State.STARTING)
@@ -111,7 +130,7 @@ class ManagedProcess:
 
     def stop(self, at_most_seconds: float) -> None:
         """The ordinary end."""
-        if self._frozen:
+        if self.state in (State.FROZEN, State.SLOW):
             self.thaw()
         self.process.stop(at_most_seconds=at_most_seconds)
         self._become(State.DOWN)

@@ -14,6 +14,7 @@ from typing import Any
 from billing_tasks.flows.audit.answers import Report
 from chaos.books import Books
 from chaos.faults import (
+    FAILOVERS,
     KILLS,
     LOSSES_OF_BROKER,
     LOSSES_OF_POSTGRES,
@@ -122,6 +123,11 @@ class ChaosReport:
                 "tried_by_hand": self.settled.by_hand,
             },
             "incidents": self.books.incidents,
+            "gone_as_incidents_say": {
+                "events": len(verdict.known_lost),
+                "quota": sum(one.quota for one in verdict.known_lost),
+                "ids": sorted({name for one in verdict.known_lost for name in one.ids}),
+            },
             "processes": {
                 name: {
                     "restarts": process.restarts,
@@ -169,6 +175,7 @@ class ChaosReport:
             for name, faults in (
                 ("kill -9 of workers, children, beat, gateways", KILLS),
                 ("Redis killed and restarted", LOSSES_OF_REDIS),
+                ("Redis failed over", FAILOVERS),
                 ("PostgreSQL killed and restarted", LOSSES_OF_POSTGRES),
                 ("broker lost", LOSSES_OF_BROKER),
             )
@@ -202,6 +209,7 @@ class ChaosReport:
             ("longest time without a booking", f"{self.longest_booking_pause_seconds:.1f} s"),
             ("settled after the traffic", f"{self.settled.seconds:.1f} s{in_time}"),
             ("incidents", _counted(self.books.incidents) or "none"),
+            ("gone, as they say", self._gone()),
             ("dead letters, open", _counted(verdict.dead_letters_still_open) or "none"),
             ("dead letters, booked since", str(self.books.dead_letters_resolved)),
             ("accepted, in an open dead letter", str(verdict.told_and_in_dead_letters)),
@@ -214,6 +222,14 @@ class ChaosReport:
         if self.silent_workers:
             rows.append(("workers that do not answer", ", ".join(self.silent_workers)))
         return "Figures", ("", "figure"), rows
+
+    def _gone(self) -> str:
+        lost, losses = self.verdict.known_lost, self.books.losses
+        if not lost:
+            return "nothing that a gateway was told"
+        unseen = sum(bool(loss.to_ms) for loss in losses)
+        said = f"{sum(loss.events for loss in losses):,} events counted, {unseen} spans of time that no look saw"
+        return f"{len(lost):,} events, {sum(one.quota for one in lost):,} quota; said: {said}"
 
     def _processes(self) -> Table:
         rows: list[tuple[object, ...]] = [
@@ -256,12 +272,16 @@ class ChaosReport:
             parts += ["## Processes that ended by themselves", "\n\n".join(f"```\n{d}\n```" for d in self.deaths())]
         return "\n\n".join(parts) + "\n"
 
+    def _but(self) -> str:
+        gone = len(self.verdict.known_lost)
+        return f" but {gone:,} events that incidents name" if gone else ""
+
     def conclusion(self) -> str:
         """One sentence."""
         if self.ok:
             return (
                 f"{len(self.stories.requests):,} requests, {sum(self.faults.values()):,} faults: "
-                "nothing lost, nothing charged twice, no hold leaked, nothing overspent."
+                f"nothing lost{self._but()}, nothing charged twice, no hold leaked, nothing overspent."
             )
         return f"Not everything is as it should be. Journals and data are in {self.state_dir}."
 

@@ -25,6 +25,13 @@ class Request:
     release: bool = False
     by_message: bool = False  # the release: no answer comes
     released: bool = False  # told accepted
+    ended_ms: int = 0  # when it was told so
+    spooled: bool = False  # into a file: it was filed in Redis at some time later
+
+    @property
+    def filed_ms(self) -> tuple[int, int]:
+        """Between when and when its usage or release was filed in Redis, since 1970; zeros: it was told nothing."""
+        return self.ended_ms, self.ended_ms and (2**62 if self.spooled else self.ended_ms)
 
 
 @dataclass(slots=True)
@@ -35,6 +42,7 @@ class Refund:
     request_id: str
     quota: int
     told: bool = False
+    told_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -84,7 +92,8 @@ def _read(line: Line, stories: Stories) -> None:
         case Step.REFUND:
             stories.refunds[line.word] = Refund(line.word, line.id, line.quota)
         case Step.REFUNDED:
-            stories.refunds[line.word].told = True
+            refund = stories.refunds[line.word]
+            refund.told, refund.told_ms = True, refund.told_ms or line.at_ms
         case Step.TOP_UP:
             stories.top_ups[line.id] = TopUp(line.user, line.token, line.quota)
         case Step.TOPPED_UP:
@@ -114,11 +123,14 @@ def _read_request(line: Line, request: Request) -> None:
             request.consume_quota = line.quota
         case Step.CONSUMED:
             request.consumed, request.told_quota = True, line.quota
+            request.ended_ms = request.ended_ms or line.at_ms
+            request.spooled = request.spooled or "spooled" in line.word
             request.late = request.late or "late" in line.word
         case Step.RELEASE:
             request.release, request.by_message = True, line.word == "message"
         case Step.RELEASED:
             request.released = True
+            request.ended_ms = request.ended_ms or line.at_ms
 
 
 def _measure(answered: list[int], stories: Stories) -> None:

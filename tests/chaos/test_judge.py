@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,12 +48,12 @@ class Case:
     lines: list[Line]
     books: Books
 
-    def judged(self) -> Verdict:
-        return judge(read_stories(self.lines), self.books)
+    def judged(self, **more: Any) -> Verdict:
+        return judge(read_stories(self.lines), self.books, **more)
 
-    def only(self, wrong: Wrong) -> Verdict:
+    def only(self, wrong: Wrong, **more: Any) -> Verdict:
         """The verdict, after making sure that it names this wrong and no other."""
-        verdict = self.judged()
+        verdict = self.judged(**more)
         assert {finding.wrong for finding in verdict.findings} == {wrong}, verdict.findings
         assert all(finding.ids and all(finding.ids) for finding in verdict.findings)
         return verdict

@@ -40,15 +40,19 @@ MANY_SMALL_PIECES = "glibc.malloc.tcache_count=2000"
 
 
 class EmbeddedValkey(Supervised):
-    """Valkey with its append-only file in an open state folder. `keeps=False`: it starts empty, as a broker may."""
+    """Valkey with its append-only file in an open state folder. `keeps=False`: it starts empty, as a broker may.
+
+    `port`: on the loopback, beside the socket, for replicas; 0: none.
+    """
 
     def __init__(
-        self, state: StateFolder, *, name: str = NAME, appendfsync: Fsync = "always", keeps: bool = True
+        self, state: StateFolder, *, name: str = NAME, appendfsync: Fsync = "always", keeps: bool = True, port: int = 0
     ) -> None:
         super().__init__(name, log_file=state.log_file(name), pid_file=state.pid_file(name))
         self._data = state.folder(name)
         self._appendfsync = appendfsync
         self._keeps = keeps
+        self.port = port
         self._sockets = SocketFolder(state, name, owner=None, sockets=(SOCKET,))
 
     @property
@@ -63,7 +67,8 @@ class EmbeddedValkey(Supervised):
             **DURABLE,
             "appendfsync": self._appendfsync,
             **({} if self._keeps else {"appendonly": "no"}),
-            "port": "0",
+            "port": str(self.port),
+            "bind": "127.0.0.1",
             "unixsocket": str(folder / SOCKET),
             "unixsocketperm": "700",
             "dir": str(self._data),

@@ -1,0 +1,63 @@
+"""What a failover costs is gone, and no fault, if the incidents say it: no more than they count, and when they say."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from chaos.books import Loss
+from chaos.journal import Step
+from chaos.judge import SLACK_MS, Wrong
+from tests.chaos.test_judge import Case, case
+
+__all__ = ["case"]
+
+COUNTED = Loss("new_epoch", 1)
+GAPS = [(2900, 3100)]
+
+
+def lose_a_consume(case: Case) -> int:
+    """One that was told accepted; when it was told so."""
+    case.without("second")
+    return 3000
+
+
+@pytest.mark.parametrize("loss", [COUNTED, Loss("restored", 7), Loss("gap", 0, 2000, 4000), Loss("gap", 0, 3000, 3000)])
+def test_what_an_incident_says_is_gone_is_no_finding(case: Case, loss: Loss) -> None:
+    lose_a_consume(case)
+    case.books.losses = [loss]
+    verdict = case.judged(gaps=GAPS)
+    assert verdict.ok, verdict.findings
+    assert [finding.quota for finding in verdict.known_lost] == [200]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [[], [Loss("new_epoch", 0)], [Loss("gap", 0, 3001 + SLACK_MS, 9000)], [Loss("gap", 0, 100, 2999 - SLACK_MS)]],
+)
+def test_what_no_incident_says_is_a_finding(case: Case, losses: list[Loss]) -> None:
+    lose_a_consume(case)
+    case.books.losses = losses
+    assert case.only(Wrong.LOST, gaps=GAPS).count(Wrong.LOST) == 1
+
+
+@pytest.mark.parametrize("gaps", [(), [(3001 + SLACK_MS, 9000)], [(100, 2999 - SLACK_MS)]])
+def test_what_was_filed_when_nothing_could_be_forgotten_is_a_finding(case: Case, gaps: list[tuple[int, int]]) -> None:
+    lose_a_consume(case)
+    case.books.losses = [COUNTED, Loss("gap", 0, 2000, 4000)]
+    assert case.only(Wrong.LOST, gaps=gaps).count(Wrong.LOST) == 1
+
+
+def test_an_incident_excuses_nothing_but_events_that_are_gone(case: Case) -> None:
+    case.change(+50)  # an account has more than its entries make
+    case.books.losses = [Loss("new_epoch", 1000)]
+    case.only(Wrong.LOST, gaps=GAPS)
+
+
+def test_what_went_into_a_spool_is_filed_later(case: Case) -> None:
+    lose_a_consume(case)
+    at = next(i for i, line in enumerate(case.lines) if line.step == Step.CONSUMED and line.id == "second")
+    case.lines[at] = msgspec.structs.replace(case.lines[at], word="spooled")
+    case.books.losses = [COUNTED]
+    assert case.judged(gaps=[(60_000, 60_500)]).ok
+    case.only(Wrong.LOST, gaps=[(100, 200)])
