@@ -60,6 +60,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 
 reference: $(STAMP) ## Write the tables of the reference that follow from the code
 	@$(PY) docs/make_reference.py
+	@$(PY) docs/make_classes.py
 
 format: $(STAMP) ## Format the code
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .

@@ -250,7 +250,7 @@ class Accounts:
         return done
 
     def close(self) -> None:
-        """Close connections."""
+        """Close its connections."""
         self._runtime.close()
 
     def __enter__(self) -> Self:

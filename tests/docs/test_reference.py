@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from billing_tasks.celery import app
 from billing_tasks.ledger.models import DeadLetterRecord
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.settings import Settings
+from docs import make_classes
 from docs.make_reference import PAGE, with_table
 from tests.docs.conftest import PAGES, ROOT
 
@@ -60,6 +62,28 @@ def test_the_fields_of_a_consume_are_in_the_reference_as_the_class_has_them() ->
     page = PAGE.read_text(encoding="utf-8")
     assert page == with_table(page), "make reference writes the table anew"
     assert {cells[0].strip("| `") for cells in rows(PAGE.name)} == set(ConsumeLog.model_fields)
+
+
+def test_the_page_of_each_public_class_is_what_its_docstrings_say() -> None:
+    written = {page.name: page.read_text(encoding="utf-8") for page in make_classes.FOLDER.glob("*.md")}
+    assert written == make_classes.pages(), "make reference writes them anew"
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in written if f"(reference/classes/{name})" not in index] == []
+
+
+def test_every_public_method_says_what_it_does() -> None:
+    """A sentence each; one that reaches a server, also what it raises."""
+    told = {
+        f"{name}.{member}": inspect.getdoc(value) or ""
+        for name, what in make_classes.public().items()
+        if inspect.isclass(what)
+        for member, value in make_classes.members(what)
+    }
+    assert [
+        name
+        for name, text in told.items()
+        if len(text.split()) < (2 if text.startswith("See ") else 3) or not text.endswith((".", ":"))
+    ] == []
 
 
 def test_every_script_is_in_the_reference() -> None:
