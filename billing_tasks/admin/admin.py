@@ -19,6 +19,8 @@ from billing_tasks.admin.imports import Imports
 from billing_tasks.admin.incidents import Incidents
 from billing_tasks.admin.neighbours import Neighbours
 from billing_tasks.admin.status import Status, status_of
+from billing_tasks.flows.audit.answers import Watched
+from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -47,6 +49,10 @@ class Admin:
         `workers=False` does not ask the workers, which takes a second.
         """
         return status_of(self._runtime, workers=workers)
+
+    def backlog(self) -> Watched:
+        """Events that wait in Redis, how long the oldest has, in milliseconds, and open holds. Raises Unavailable."""
+        return self._runtime.run(watch(commands=self._runtime.commands))
 
     def migrate(self, *, change_layout: bool = False, change_ledger: bool = False) -> int:
         """Bring both servers to this version; returns how many months of the ledger were made now. Safe to repeat.

@@ -108,6 +108,7 @@ class AsyncAdmin(Twin[Admin]):
     """Admin's methods with `await`."""
 
     status = Awaited(Admin.status)
+    backlog = Awaited(Admin.backlog)
     migrate = Awaited(Admin.migrate)
     installation = Awaited(Admin.installation)
     maintain_partitions = Awaited(Admin.maintain_partitions)

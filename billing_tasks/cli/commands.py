@@ -26,6 +26,11 @@ COMMANDS: Final = {
         "Try", "demo:demo", "Run everything on this machine, send traffic through it, check every guarantee."
     ),
     "up": Listed("Try", "up:up", "Run PostgreSQL, Valkey, a worker, beat and Flower on this machine until Ctrl-C."),
+    "outage": Listed(
+        "Try",
+        "outage:app",
+        "Stop a server or process of `up`, and start it again: to see what an outage looks like.",
+    ),
     "replay": Listed(
         "Try", "replay:replay", "Replay a trace of LLM requests as gateway traffic and check how each request ended."
     ),

@@ -22,6 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from billing_tasks.lab.defaults import DEFAULT_STATE_DIR
+from billing_tasks.lab.outages import Outages
 from billing_tasks.lab.parts import Part, PartProcess
 from billing_tasks.lab.problems import PartDied
 from billing_tasks.lab.processes import Supervised
@@ -84,6 +85,7 @@ class Stack:
         self._progress = progress or (lambda _sentence: None)
         self._fast = fast
         self._servers: Servers | None = None
+        self._outages = Outages(self._state)
         self._running: list[Supervised] = []
         self._cleanup = ExitStack()
         self._interrupts = 0
@@ -112,6 +114,8 @@ class Stack:
         self._interrupts, self._counting = 0, False
         try:
             self._cleanup.enter_context(self._state)
+            self._cleanup.callback(self._outages.forget)
+            self._outages.forget()
             self._take_signals()
             parts = self._make_parts(self._state.path)  # a taken port is told before anything is started
             self._start_servers()
@@ -135,6 +139,8 @@ class Stack:
         self._counting = True
         try:
             while not self._interrupts:
+                for sentence in self._outages.look(self._running):
+                    self._progress(sentence)
                 self._check()
                 time.sleep(WATCH_SECONDS)
         except PartDied:
@@ -183,7 +189,7 @@ class Stack:
 
     def _check(self) -> None:
         for process in self._running:
-            if not process.is_running:
+            if not process.is_running and not self._outages.is_meant(process):
                 raise PartDied(f"{process.name} died, so everything was stopped. {process.post_mortem()}")
 
     def _timed(self, sentence: str, step: Callable[[], None]) -> None:

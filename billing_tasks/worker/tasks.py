@@ -19,7 +19,6 @@ from billing_tasks.admin.reading import filter_from
 from billing_tasks.broker import names
 from billing_tasks.broker.publisher import SENT_AT_MS
 from billing_tasks.errors import BillingError, Unavailable
-from billing_tasks.flows.audit.backlog import watch
 from billing_tasks.flows.requests import expire, intake
 from billing_tasks.flows.settlement import ring, settle
 from billing_tasks.model.consume_log import MAX_MOMENT_MS
@@ -239,7 +238,7 @@ def ring_stale(anew: bool = False, **_: Any) -> dict[str, object]:
     """
     r = runtime()
     rung = r.run(ring.ring_stale(commands=r.commands, settings=r.settings, anew=anew))
-    seen = r.run(watch(commands=r.commands))
+    seen = Admin(r).backlog()
     return {
         "events_waiting": seen.backlog,
         "oldest_seconds": round(seen.oldest_ms / 1000),
