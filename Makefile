@@ -70,7 +70,23 @@ record-release: $(STAMP) ## Record this release under tests/releases, for the up
 
 venv: $(STAMP) ## Make .venv with everything in it
 
-clean: ## Remove .venv and the data of demo and up (.billing-demo, .billing)
+# As root, PostgreSQL's data lies in a folder of the system (billing_tasks/lab/servers/as_nobody.py): what was made for
+# this checkout goes, and with the last of it the copy of the programs. In sh, because .venv may be gone or broken.
+PUBLIC_FOLDERS = $(if $(BILLING_LAB_PUBLIC_FOLDER),$(BILLING_LAB_PUBLIC_FOLDER),/var/lib/billing-tasks \
+	/var/tmp/billing-tasks /opt/billing-tasks)
+clean: ## Remove .venv and the data of demo and up, also what root's runs left in /var/lib/billing-tasks
+	@here="$$(pwd -P)"; for public in $(PUBLIC_FOLDERS); do \
+		[ -d "$$public" ] && [ -O "$$public" ] && [ ! -L "$$public" ] || continue; \
+		for home in "$$public"/home-*; do \
+			[ -d "$$home" ] && [ ! -L "$$home" ] && [ -f "$$home/made-for" ] || continue; \
+			case "$$(cat "$$home/made-for")" in \
+				"$$here/.billing"|"$$here/.billing-demo") echo "Removing $$home"; rm -rf "$$home";; \
+			esac; \
+		done; \
+		if ! ls -d "$$public"/home-* >/dev/null 2>&1; then \
+			echo "Removing $$public"; rm -rf "$$public"/postgres-* "$$public"/staging-*; rmdir "$$public" || true; \
+		fi; \
+	done
 	rm -rf $(VENV) .billing .billing-demo
 
 $(STAMP): pyproject.toml constraints.txt billing_tasks/__init__.py
