@@ -149,6 +149,10 @@ class Applications:
             case "renew":
                 known = reserved or Reservation(r.id, r.user, r.token, r.amount, 0)
                 return lambda: gateway._renew(known, None)
+            case "extend":
+                known = reserved or Reservation(r.id, r.user, r.token, r.amount, 0)
+                total = max(0, r.amount + self.dice.choice((-2, 0, 1, 3, 8, 20)))
+                return lambda: gateway._extend(known, total, None)
             case "consume":
                 return lambda: self._consume(r.log())
             case "other body":
@@ -195,12 +199,15 @@ async def _nothing() -> None:
 #: another call for a request that exists
 AGAIN = (
     *("consume", "consume", "consume", "release", "refund", "refund"),
-    *("reserve", "renew", "renew", "other body", "give back"),
+    *("reserve", "renew", "renew", "extend", "extend", "other body", "give back"),
 )
 #: what a request does -> how often
 STORIES: dict[tuple[str, ...], int] = {
     ("reserve", "consume"): 10,
     ("reserve", "renew", "renew", "renew", "consume"): 4,
+    ("reserve", "extend", "consume"): 4,
+    ("reserve", "extend", "reserve", "extend", "release"): 2,
+    ("reserve", "extend", "extend", "release", "extend"): 1,
     ("reserve", "release"): 4,
     ("reserve",): 3,
     ("reserve", "consume", "consume"): 2,

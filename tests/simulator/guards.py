@@ -81,6 +81,35 @@ LUA: list[Guard] = [
         Cut("lua:reserve", "if tonumber(u[2] or 0) + tonumber(u[3] or 0) == 0 then redis.call('PERSIST', user) end"),
     ),
     _guard(
+        "extend: check of the payer",
+        "a hold grows within what is available",
+        Cut("lua:extend", "  if refusal then return answer(refusal, a, b) end"),
+    ),
+    _guard(
+        "extend: its owner",
+        "no user changes another user's hold",
+        Cut(
+            "lua:extend",
+            "if held_user ~= user_id or held_token ~= token_id then return answer('IDEMPOTENCY_CONFLICT') end",
+        ),
+        survives="no gateway of a history names another user's request; test_extend.py does",
+    ),
+    _guard(
+        "extend: what was asked for first",
+        "a reservation that is repeated is the same after its hold has grown",
+        Cut("lua:extend", "asked or 'asked:' .. held", "'-'"),
+    ),
+    _guard(
+        "extend: closed holds",
+        "a hold that has ended is not opened again",
+        Cut("lua:extend", "if state ~= 'held' then return answer('HOLD_CLOSED', state) end"),
+    ),
+    _guard(
+        "extend: a busy account stays",
+        "an account with a hold does not expire",
+        Cut("lua:extend", "redis.call('PERSIST', user)\nredis.call('PERSIST', token)\n"),
+    ),
+    _guard(
         "consume: a busy account stays",
         "an account with usage does not expire",
         Cut("lua:consume", "  redis.call('PERSIST', user)\n"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from billing_tasks.holds.commands import Command
 from billing_tasks.holds.keys import spread_tags
-from billing_tasks.holds.outcomes import Reserve
+from billing_tasks.holds.outcomes import Extend, Reserve
 from billing_tasks.model.events import Event, Kind
 from tests.simulator.books import Books, Charge, Key
 from tests.simulator.claims import Claim, demand
@@ -181,6 +181,19 @@ class Oracle:
         if reply.outcome is Reserve.HELD:
             self.held(user, token, amount)
             at.opened(request, user, token, amount)
+
+    def _extend(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
+        request, user, token, total, *_ = args
+        right = at.extend(request, user, token, total)
+        free = (Extend.NO_HOLD, Extend.IDEMPOTENCY_CONFLICT, Extend.HOLD_CLOSED)
+        wrong = reply.outcome is not right if right else reply.outcome in free
+        demand(not wrong, Claim.ANSWERS, f"extending {request}: {reply.outcome}, right is {right}")
+        self.seen[f"extend {reply.outcome}"] += 1
+        if reply.outcome is Extend.EXTENDED:
+            growth = total - at.holds[request].quota
+            if growth > 0:
+                self.held(user, token, growth)
+            self._closing(request, lambda: at.extended(request, total))
 
     def _consume(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
         request, user, token, quota, fingerprint, payload, *_ = args

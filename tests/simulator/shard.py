@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from billing_tasks.holds.outcomes import Consume, Expire, HandOver, Lease, Leave, Release, Renew, Reserve
+from billing_tasks.holds.outcomes import Consume, Expire, Extend, HandOver, Lease, Leave, Release, Renew, Reserve
 from billing_tasks.holds.replies import OutboxEntry
 from billing_tasks.model import events
 from billing_tasks.model.events import Event, Kind
@@ -24,6 +24,11 @@ class Hold:
     token: int
     quota: int
     fingerprint: str = "-"
+    asked: int | None = None  # what was asked for first, if it was changed since
+
+    @property
+    def asked_first(self) -> int:
+        return self.quota if self.asked is None else self.asked
 
 
 @dataclass(eq=False, slots=True)
@@ -106,7 +111,7 @@ class Shard:
         """None: it depends on the cached accounts."""
         hold = self.holds.get(request)
         if hold is not None:
-            if (hold.user, hold.token, hold.quota) != (user, token, amount):
+            if (hold.user, hold.token, hold.asked_first) != (user, token, amount):
                 return Reserve.IDEMPOTENCY_CONFLICT
             return Reserve.ALREADY_HELD if hold.state == "held" else Reserve.HOLD_CLOSED
         return Reserve.BACKLOG_FULL if len(self.outbox) >= backlog_limit else None
@@ -114,6 +119,23 @@ class Shard:
     def opened(self, request: str, user: int, token: int, amount: int) -> None:
         self.holds[request] = Hold("held", user, token, amount)
         self.due[request] = False
+
+    def extend(self, request: str, user: int, token: int, total: int) -> Extend | None:
+        """None: it depends on the cached accounts."""
+        hold = self.holds.get(request)
+        if hold is None:
+            return Extend.NO_HOLD
+        if (hold.user, hold.token) != (user, token):
+            return Extend.IDEMPOTENCY_CONFLICT
+        if hold.state != "held":
+            return Extend.HOLD_CLOSED
+        return Extend.EXTENDED if total <= hold.quota else None
+
+    def extended(self, request: str, total: int) -> tuple[Any, ...]:
+        hold = self.holds[request]
+        self.holds[request] = replace(hold, quota=total, asked=hold.asked_first)
+        self.due[request] = False
+        return ()
 
     def consume(self, request: str, user: int, token: int, quota: int, print_: str, payload: bytes) -> tuple[Any, ...]:
         event, hold = _whole(payload, Kind.CONSUME, request, user, token, quota), self.holds.get(request)
@@ -129,7 +151,7 @@ class Shard:
         if hold is not None and hold.state == "held":
             self.due.pop(request, None)
         outcome = Consume.CONSUMED if hold is not None and hold.state == "held" else Consume.CONSUMED_LATE
-        self.holds[request] = Hold("consumed", user, token, held, print_)
+        self.holds[request] = Hold("consumed", user, token, held, print_, hold.asked if hold else None)
         return outcome, held, self.ring()
 
     def release(self, request: str, user: int, token: int, payload: bytes) -> tuple[Any, ...]:
@@ -226,7 +248,7 @@ class Shard:
         event = _whole(payload, Kind.RELEASE, request, hold.user, hold.token, hold.quota)
         self._file("release", event, weight, hold.quota)
         self.due.pop(request, None)
-        self.holds[request] = Hold(state, hold.user, hold.token, hold.quota)
+        self.holds[request] = Hold(state, hold.user, hold.token, hold.quota, asked=hold.asked)
 
     def _file(self, kind: str, event: Event, weight: int, held: int) -> None:
         self.outbox.append(Filed(kind, event, weight, held, self.run))
