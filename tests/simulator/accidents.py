@@ -19,6 +19,7 @@ from tests.simulator.world import ANOTHER_RUN, SHARDS, TOKENS, USERS, World
 KEYS: list[Key] = [*(("user", user) for user in USERS), *(("token", token) for token in TOKENS)]
 #: Between the settings' refusal_fresh_seconds and fresh_seconds, and beyond both.
 _OLD_MS = (60_000, 3_600_000)
+_AHEAD_MS = 10 * 365 * 86_400_000
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Accidents:
         for at, request in selected:
             self._redis("ZADD", self.world.commands.keys.due(at), 1, request)
             self.oracle.shards[at].due[request] = True
+            self.oracle.shards[at].ahead.discard(request)
         return f"come due: {[request for _, request in selected]}"
 
     def lease_runs_out(self) -> str:
@@ -87,6 +89,30 @@ class Accidents:
             if loaded_at is not None:
                 self._redis("HINCRBY", self.world.account_key(key), "loaded_at", -age)
         return f"cached accounts grow {age} ms older: {keys}"
+
+    def clock_had_run_ahead(self) -> str:
+        """By ten years, and was set right: what was dated meanwhile is of the future."""
+        if self.dice.random() < 0.5:
+            keys = self.dice.sample(KEYS, self.dice.randint(1, len(KEYS)))
+            for key, (loaded_at,) in zip(keys, self.world.fields(keys, "loaded_at"), strict=True):
+                if loaded_at is not None:
+                    self._redis("HINCRBY", self.world.account_key(key), "loaded_at", _AHEAD_MS)
+            return f"cached accounts are of the future: {keys}"
+        open_holds = [(at, request) for at, shard in enumerate(self.oracle.shards) for request in shard.due]
+        selected = self.dice.sample(open_holds, min(2, len(open_holds)))
+        for at, request in selected:
+            due = self.world.commands.keys.due(at)
+            self._redis("ZADD", due, self.world.send(self.world.commands.server_time()) + _AHEAD_MS, request)
+            self.oracle.shards[at].due[request] = False
+            self.oracle.shards[at].ahead.add(request)
+        return f"due in ten years: {[request for _, request in selected]}"
+
+    def dated_ahead(self) -> bool:
+        """Whether something is left that a clock dated which had run ahead."""
+        loaded = [at for (at,) in self.world.fields(KEYS, "loaded_at") if at is not None]
+        now_ms = self.world.send(self.world.commands.server_time())
+        accounts = any(int(at) > now_ms for at in loaded)
+        return accounts or any(shard.dated_ahead for shard in self.oracle.shards)
 
     def idle_accounts_leave(self) -> str:
         """An hour later; an actor that was told the time before is late, and no task runs that long."""

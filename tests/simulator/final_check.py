@@ -86,7 +86,7 @@ def drain(h: History) -> None:
             finish(h)
         h._enter("sweeper", ring.ring_stale(commands=h.world.commands, settings=h.world.settings), does="ring")
         finish(h)
-        if any(shard.damage or shard.unlisted for shard in h.oracle.shards):
+        if any(shard.damage or shard.unlisted for shard in h.oracle.shards) or h.accidents.dated_ahead():
             h._reconciler_comes()
             finish(h)
             continue

@@ -128,7 +128,7 @@ class History(Stage):
         findings = verify.check(holds=self.world.runtime.holds, ledger=self.world.ledger).findings
         if self.oracle.accidents:  # what one destroyed is missed before an incident says so
             findings = [one for one in findings if one.what != "events of outbox"]
-        broken = any(shard.damage or shard.unlisted for shard in self.oracle.shards)
+        broken = any(shard.damage or shard.unlisted for shard in self.oracle.shards) or self.accidents.dated_ahead()
         demand(broken or not findings, Claim.NO_FALSE_ALARM, f"verify finds {[str(finding) for finding in findings]}")
         repairs = [finding.repair for finding in findings if finding.repair is not None]
         flow = reconcile.repair(repairs, commands=self.world.commands, settings=self.world.settings)
@@ -162,6 +162,7 @@ class History(Stage):
             (a.lease_runs_out, 4),
             (a.doorbell_falls_silent, 2),
             (a.tombstone_is_forgotten, 2),
+            (a.clock_had_run_ahead, 1),
             (a.cached_accounts_grow_old, 3),
             (self._an_hour_passes, 2),
             (a.dead_letters_come_due, 1),
@@ -265,5 +266,5 @@ class History(Stage):
             fine = known is not None and known[0] == balance
             demand(fine, Claim.CACHE, f"{key} is {balance} at version {seen['version']}; PostgreSQL had {known}")
             self.oracle.grew(key, seen["loaded_epoch"], seen["version"])
-            if not row.unlimited and seen["age_ms"] < self.world.settings.fresh_seconds * 1000:
+            if not row.unlimited and 0 <= seen["age_ms"] < self.world.settings.fresh_seconds * 1000:
                 self.oracle.promised(key, balance - sum(found), seen["version"])

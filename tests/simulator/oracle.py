@@ -235,10 +235,11 @@ class Oracle:
 
     def _reschedule(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
         hold = at.holds.get(args[0])
-        right = hold is not None and hold.state == "held" and args[0] not in at.due
+        right = hold is not None and hold.state == "held" and (args[0] not in at.due or args[0] in at.ahead)
         demand(reply is right, Claim.ANSWERS, f"rescheduling {args[0]}: {reply}, right is {right}")
         if right:
             at.due[args[0]] = False
+            at.ahead.discard(args[0])
 
     def _lease(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
         right = at.lease(args[0])

@@ -60,10 +60,22 @@ class Shard:
     #: (which, account) -> what was added to held and to unposted by hand
     damage: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
+    ahead: set[str] = field(default_factory=set)  # open holds that are due in ten years, by a clock that ran ahead
+
     def copy(self) -> Shard:
         return replace(
-            self, holds=dict(self.holds), due=dict(self.due), outbox=list(self.outbox), damage=dict(self.damage)
+            self,
+            holds=dict(self.holds),
+            due=dict(self.due),
+            outbox=list(self.outbox),
+            damage=dict(self.damage),
+            ahead=set(self.ahead),
         )
+
+    @property
+    def dated_ahead(self) -> set[str]:
+        """Of `ahead` what is open still."""
+        return {request for request in self.ahead if request in self.due and self.holds[request].state == "held"}
 
     @property
     def unlisted(self) -> list[str]:
