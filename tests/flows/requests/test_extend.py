@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,21 @@ def test_a_closed_hold_or_none_does_not_grow(billing: Billing) -> None:
         billing.bk.extend(never, quota=200)
     billing.settle()
     assert held(billing, payer[0]) == 0
+
+
+def test_no_user_changes_another_users_hold(billing: Billing) -> None:
+    payer, second = billing.payer(1000), billing.payer(1000)
+    shards = billing.settings.shards
+    while (other := billing.payer(1000))[0] % shards != payer[0] % shards:
+        pass
+    held = billing.reserve(payer, 100)
+    for wrong in (other, (payer[0], other[1]), second):
+        with pytest.raises(errors.Refused) as refused:
+            billing.bk.extend(replace(held, user_id=wrong[0], token_id=wrong[1]), quota=300)
+        assert refused.value.code in ("idempotency_conflict", "reservation_closed")
+    assert billing.available(payer[0]) == 900
+    billing.bk.refund_quota(held)
+    billing.settle()
 
 
 def test_streams_that_grow_at_once_never_hold_more_than_there_is(billing: Billing) -> None:
