@@ -73,7 +73,7 @@ def _fields(cls: type) -> str:
     """Attributes that are declared with a type, and the remark behind each."""
     lines = []
     for base in reversed(cls.__mro__):
-        for name, annotation in vars(base).get("__annotations__", {}).items():
+        for name, annotation in inspect.get_annotations(base).items():
             if name.startswith("_") or base.__module__.split(".")[0] in BASES:
                 continue
             remark = re.search(rf"^    {name}: .*?  # (.+)$", inspect.getsource(base), re.MULTILINE)
@@ -96,6 +96,7 @@ def _code(name: str, function: Callable[..., Any]) -> str:
     line = f"{prefix}{name}({', '.join(words)}){arrow}"
     if len(line) > WIDTH:
         line = f"{prefix}{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"
+    line = line.replace("'", '"')  # as the formatter of this project wants it
     return f"```python norun\n{line}: ...\n```"
 
 
