@@ -51,7 +51,9 @@ def test_status_counts_what_waits_and_what_failed(
     told = json.loads(json.dumps(seen.as_dict(), default=str))
     assert list(told) == [
         "redis",
+        "behind",
         "dead_letters",
+        "open_dead_letters",
         "incidents",
         "workers",
         "broker",

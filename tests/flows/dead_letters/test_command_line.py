@@ -228,7 +228,7 @@ def test_nothing_from_outside_reaches_the_terminal_or_the_shell_as_a_command(
         kind=evil, request_id=evil, user_id=1, payload=kept.payload, reason=evil, error=evil, fingerprint=evil
     )
     shown = run("show", dead_letter.id).output
-    assert "log --request '\\x1b[2J; rm -rf ~ #[red]'" in shown
+    assert "log --request" not in shown, "nothing is booked under what is no id"
     assert all(
         "\x1b" not in run(*words).output
         for words in (("list",), ("show", dead_letter.id), ("retry", "--all", "--dry-run"))
