@@ -105,7 +105,13 @@ def judge(stories: Stories, books: Books, *, gaps: Sequence[tuple[int, int]] = (
     )
     for judged in (
         *(_consumes(evidence, verdict), _releases(evidence, verdict), _refunds(evidence, verdict)),
-        *(_top_ups(evidence), _strangers(evidence), _balances(evidence), _leaks(books), _overspent(evidence, verdict)),
+        *(
+            _top_ups(evidence),
+            _strangers(evidence),
+            _balances(evidence),
+            _leaks(books),
+            _overspent(evidence, verdict, gaps),
+        ),
         (Finding(Wrong.STRANGE, 0, (where,), answer) for where, answer in stories.unexpected),
     ):
         verdict.findings += judged
@@ -212,7 +218,9 @@ def _refunds(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
         elif refund.told:
             quota = refund.quota or _charged(evidence, refund)
             sentence = f"refund {refund.refund_id} was accepted and is not in the ledger"
-            yield Finding(Wrong.LOST, quota, (refund.request_id,), sentence, (refund.told_ms, refund.told_ms))
+            yield Finding(
+                Wrong.LOST, quota, (refund.request_id,), sentence, (refund.told_ms, 2**62)
+            )  # perhaps by way of a spool
     for request_id, quota in refunded.items():
         charged = evidence.consumed[request_id].quota if request_id in evidence.consumed else 0
         if quota > charged:
@@ -319,12 +327,24 @@ def _leaked(which: str, account: int, row: Row, cached: CachedAccount) -> Iterat
         yield Finding(Wrong.LEAKED, abs(cached.balance - row.balance), ids, sentence)
 
 
-def _overspent(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
+def _overspent(evidence: _Evidence, verdict: Verdict, gaps: Sequence[tuple[int, int]]) -> Iterator[Finding]:
     late = late_requests(evidence.stories, evidence.consumed, evidence.released)
+    late |= _forgotten_holds(evidence, gaps)
     verdict.late_requests, verdict.late_quota = len(late), sum(evidence.consumed[one].quota for one in late)
     for point in lowest_points(evidence.books, late):
         sentence = f"{point.which} {point.account} was at {point.balance:,}, {point.excused:,} of it by late usage"
         yield Finding(Wrong.OVERSPENT, -point.balance - point.excused, point.request_ids, sentence)
+
+
+def _forgotten_holds(evidence: _Evidence, gaps: Sequence[tuple[int, int]]) -> frozenset[str]:
+    """Charged requests whose hold was made in a gap: the Redis of now knew of none, and may have granted it again."""
+    asked = evidence.stories.requests
+    return frozenset(
+        request_id
+        for request_id in evidence.consumed
+        if request_id in asked
+        and any(_meet((asked[request_id].told_ms, asked[request_id].told_ms), gap) for gap in gaps)
+    )
 
 
 def _count_unclear(evidence: _Evidence, verdict: Verdict) -> None:

@@ -18,6 +18,7 @@ class Request:
     token_id: int
     held_quota: int
     told: str = ""  # of the reservation: held, refused, closed
+    told_ms: int = 0  # when
     consume_quota: int | None = None
     consumed: bool = False  # told accepted
     late: bool = False  # told so
@@ -118,7 +119,7 @@ def _read(line: Line, stories: Stories) -> None:
 def _read_request(line: Line, request: Request) -> None:
     match line.step:
         case Step.HELD | Step.REFUSED | Step.CLOSED:
-            request.told = line.step
+            request.told, request.told_ms = line.step, line.at_ms
         case Step.CONSUME:
             request.consume_quota = line.quota
         case Step.CONSUMED:

@@ -8,7 +8,7 @@ import pytest
 from chaos.books import Loss
 from chaos.journal import Step
 from chaos.judge import SLACK_MS, Wrong
-from tests.chaos.test_judge import Case, case
+from tests.chaos.test_judge import Case, case, entry, used
 
 __all__ = ["case"]
 
@@ -61,3 +61,12 @@ def test_what_went_into_a_spool_is_filed_later(case: Case) -> None:
     case.books.losses = [COUNTED]
     assert case.judged(gaps=[(60_000, 60_500)]).ok
     case.only(Wrong.LOST, gaps=[(100, 200)])
+
+
+def test_a_hold_that_was_forgotten_excuses_what_was_granted_again(case: Case) -> None:
+    case.lines += used("again", 900, held=900)  # held at 1000 ms
+    case.add(entry("consume", "again", 900, -900, at=9))
+    case.add(entry("consume", "first-again", 900, -900, at=9))
+    case.lines += used("first-again", 900, held=900)
+    case.only(Wrong.OVERSPENT)
+    assert case.judged(gaps=[(900, 1100)]).ok
