@@ -1,7 +1,8 @@
 """Outages that a person rehearses: a command asks for one, the stack that runs does it.
 
 They meet in a file per process below the state folder, `run/<name>.outage`, with one word: `stop` and `start` are
-asked for, `stopped` is done. No file: it runs. A stack that ends takes what is left away.
+asked for, `stopped`, `runs` and `failed` are the answers. No file: it runs, and nothing was asked for. A stack that
+ends takes the files away, so a question without an answer was never done.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from billing_tasks.lab.servers.folders import LOCK_NAME, StateFolder
 #: What a person calls a process, and what it is called here.
 NAMES: Final = {"redis": "valkey", "postgresql": "postgres", "worker": "worker", "beat": "beat", "flower": "flower"}
 #: A server that is stopped may have to write for a while; one that starts may read its file.
-PATIENCE_SECONDS: Final = 60.0
+#: A worker gets 60 seconds to start; after that the answer is that it failed.
+PATIENCE_SECONDS: Final = 90.0
 #: An outage is no orderly end: what does not stop by then is killed.
 STOP_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.05
@@ -51,16 +53,28 @@ class Outages:
             file = _file(self._state.path, process.name)
             asked = _read(file)
             if asked == "stop":
-                self._stopped.add(process.name)
-                process.stop(at_most_seconds=STOP_SECONDS)
-                _write(file, "stopped")
-                said.append(f"{process.name} is stopped, as asked for")
+                answer, sentence = self._stop(process)
             elif asked == "start":
-                process.start()
-                self._stopped.discard(process.name)
-                file.unlink(missing_ok=True)
-                said.append(f"{process.name} answers again")
+                answer, sentence = self._start(process)
+            else:
+                continue
+            if _read(file) == asked:  # else a person changed their mind meanwhile: that is done at the next look
+                _write(file, answer)
+            said.append(sentence)
         return said
+
+    def _stop(self, process: Supervised) -> tuple[str, str]:
+        self._stopped.add(process.name)
+        process.stop(at_most_seconds=STOP_SECONDS)
+        return "stopped", f"{process.name} is stopped, as asked for"
+
+    def _start(self, process: Supervised) -> tuple[str, str]:
+        try:
+            process.start()
+        except LabError as exc:  # it stays stopped; the rest goes on, and the person decides
+            return "failed", f"{process.name} is still stopped: {exc.message}"
+        self._stopped.discard(process.name)
+        return "runs", f"{process.name} answers again"
 
     def forget(self) -> None:
         """The stack begins, or ends: no outage is asked for."""
@@ -72,7 +86,8 @@ class Outages:
 def stop(state_dir: Path, name: str) -> None:
     """Have the stack that works in this folder stop one of its processes. Returns when it is down; safe to repeat.
 
-    Raises NotRunning, InvalidRequest for a process that it does not have, LabError if it takes too long.
+    Raises NotRunning, also if the stack ends meanwhile; InvalidRequest for a process that it does not have; LabError
+    if it takes more than PATIENCE_SECONDS.
     """
     file = _process_of(state_dir, name)
     if _read(file) != "stopped":
@@ -81,11 +96,11 @@ def stop(state_dir: Path, name: str) -> None:
 
 
 def start(state_dir: Path, name: str) -> None:
-    """Have it started again. Returns when it answers. Raises as `stop`."""
+    """Have it started again. Returns when it answers. Raises as `stop`, and LabError if it does not start."""
     file = _process_of(state_dir, name)
-    if _read(file):
+    if _read(file) not in ("", "runs"):
         _write(file, "start")
-        _wait(file, "", f"{name} does not answer")
+        _wait(file, "runs", f"{name} does not answer")
 
 
 def _process_of(state_dir: Path, name: str) -> Path:
@@ -116,7 +131,12 @@ def _works_in(folder: Path) -> bool:
 
 def _wait(file: Path, until: str, otherwise: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while _read(file) != until:
+    while (word := _read(file)) != until:
+        if word == "failed":
+            log_file = file.parents[1] / "logs" / f"{file.stem}.log"
+            raise LabError(f"{otherwise}: it could not be started and stays stopped. Its log: {log_file}")
+        if not _works_in(file.parents[1]):
+            raise NotRunning(f"{otherwise}: the `billing-tasks up` that worked in {file.parents[1]} has ended.")
         if time.monotonic() > deadline:
             raise LabError(f"{otherwise} within {PATIENCE_SECONDS:.0f} s.")
         time.sleep(_POLL_SECONDS)

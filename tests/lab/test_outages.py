@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,22 @@ import pytest
 
 from billing_tasks import Bookkeeper, Settings, errors
 from billing_tasks.lab import outages
+from billing_tasks.lab.problems import LabError, StartFailed
+from billing_tasks.lab.processes import Program, Supervised
+from billing_tasks.lab.servers.folders import StateFolder
 from tests.worker.conftest import eventually
 
 PROGRAM = [sys.executable, "-c", "from billing_tasks.cli import main; main()"]
+
+
+class Broken(Supervised):
+    """A process whose program is not there."""
+
+    def prepare(self) -> Program:
+        raise StartFailed("its program is not there")
+
+    def answers(self) -> bool:
+        return False
 
 
 class Up:
@@ -123,6 +137,35 @@ def test_what_can_not_be_stopped_is_told(up: Up, tmp_path: Path) -> None:
         "outage", "stop", "redis", "--state-dir", str(tmp_path / "none"), status=1
     )
     assert "redis answers" in up.type("outage", "start", "redis"), "it runs: nothing to do"
+
+
+def test_a_process_that_does_not_start_stays_stopped_and_the_rest_goes_on(tmp_path: Path) -> None:
+    with StateFolder(tmp_path / "state") as state:
+        worker = Broken("worker", log_file=state.log_file("worker"), pid_file=state.pid_file("worker"))
+        worker.pid_file.touch()
+        stack = outages.Outages(state)
+        with ThreadPoolExecutor(1) as terminal:
+            done = terminal.submit(outages.stop, state.path, "worker")
+            eventually(lambda: stack.look([worker]), what="it is asked for")
+            done.result(timeout=10)
+            asked = terminal.submit(outages.start, state.path, "worker")
+            eventually(lambda: stack.look([worker]), what="it is asked for")
+            with pytest.raises(LabError, match=r"stays stopped. Its log: .*worker\.log"):
+                asked.result(timeout=10)
+        assert stack.is_meant(worker), "`up` does not end because of it"
+
+
+def test_a_start_is_not_told_as_done_when_up_ends_meanwhile(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as terminal:
+        with StateFolder(tmp_path / "state") as state:
+            state.pid_file("valkey").touch()
+            file = state.pid_file("valkey").with_suffix(".outage")
+            file.write_text("stopped")
+            asked = terminal.submit(outages.start, state.path, "redis")
+            eventually(lambda: file.read_text() == "start", what="it is asked for")
+            outages.Outages(state).forget()
+        with pytest.raises(outages.NotRunning, match="has ended"):
+            asked.result(timeout=10)
 
 
 def test_every_name_is_a_process_of_up() -> None:
