@@ -25,7 +25,11 @@ MAX_SHARDS: Final = 1024
 
 
 class Settings(BaseSettings):
-    """Every knob, its unit and its default. Each is BILLING_<NAME> in the environment."""
+    """Every knob, its unit and its default. Each is BILLING_<NAME> in the environment.
+
+    Made by hand, it raises pydantic's ValidationError; `from_settings()` without settings reads the environment and
+    raises BadSettings, which names the variable.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="BILLING_",

@@ -11,11 +11,16 @@ from typing import Any
 
 import billing_tasks
 from billing_tasks import admin
+from billing_tasks.admin.in_threads import Awaited, Iterated
 
 FOLDER = Path(__file__).parent / "reference" / "classes"
 WIDTH = 100
-#: The parts of Admin, by the class that each is.
-PARTS = ("entries.Entries", "dead_letters.DeadLetters", "incidents.Incidents", "audit.Audit", "imports.Imports")
+#: The parts of Admin by the class that each is; a part is the attribute that its module is named after.
+PARTS = (
+    *("accounts.Accounts", "entries.Entries", "dead_letters.DeadLetters", "imports.Imports"),
+    *("incidents.Incidents", "audit.Audit", "neighbours.Neighbours"),
+)
+ERRORS = "What the errors mean, and what to do: [Errors](../errors.md)."
 #: Classes whose fields have a page of their own.
 FIELDS_ELSEWHERE = {"ConsumeLog": "consume-log.md", "Settings": "settings.md"}
 #: What pydantic gives to its models is in its own documentation.
@@ -39,11 +44,18 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
         if base.__module__.split(".")[0] in BASES:
             continue
         for name, member in vars(base).items():
-            function = member if isinstance(member, property) else inspect.unwrap(getattr(member, "__func__", member))
+            function = member if isinstance(member, property) else _function(member)
             told = isinstance(function, property) or inspect.isfunction(function)
             if told and not name.startswith("_") and name not in seen:
                 seen.add(name)
                 yield name, member
+
+
+def _function(member: Any) -> Any:
+    """The function that was written: under decorators, as a classmethod, or awaited in a thread."""
+    if isinstance(member, (Awaited, Iterated)):
+        return member._method
+    return inspect.unwrap(getattr(member, "__func__", member))
 
 
 def page_of(name: str, what: Any) -> str:
@@ -55,18 +67,42 @@ def page_of(name: str, what: Any) -> str:
     if not inspect.isclass(what):
         return "\n\n".join([*parts, _code(name, what), _prose(what)]) + "\n"
     parts.append(_prose(what))
+    parts += [
+        _prose(base) for base in what.__mro__[1:] if base.__name__ == f"{what.__name__.removeprefix('Async')}Base"
+    ]
+    if what in (admin.Admin, admin.AsyncAdmin):
+        parts.append(_parts_of_admin(awaited=what is admin.AsyncAdmin))
     if name in FIELDS_ELSEWHERE:
         parts.append(f"Its fields: [{FIELDS_ELSEWHERE[name]}](../{FIELDS_ELSEWHERE[name]}).")
     elif fields := _fields(what):
         parts.append(fields)
+    first_member = len(parts)
     for member, value in members(what):
         parts.append(f"## {member}")
         if isinstance(value, property):
             returns = inspect.signature(value.fget).return_annotation if value.fget else ""
             parts += [f"```python\n{member}: {_annotation(returns)}\n```", _prose(value)]
         else:
-            parts += [_code(member, getattr(what, member)), _prose(value)]
+            parts += [_code(member, value), _prose(value)]
+    if re.search(r"\b[Rr]aises? [A-Z]", " ".join(parts)):
+        parts.insert(first_member, ERRORS)
     return "\n\n".join(parts) + "\n"
+
+
+def _parts_of_admin(*, awaited: bool) -> str:
+    """What `admin.accounts` and the others are. Of AsyncAdmin no page per part: they say what Admin's say."""
+    lines = ["| part | what it does |", "|---|---|"]
+    for part in PARTS:
+        module, name = part.split(".")
+        cls = getattr(import_module(f"billing_tasks.admin.{module}"), name)
+        does = (inspect.getdoc(cls) or "").partition(". ")[0].rstrip(".")
+        if awaited:
+            twin = vars(getattr(import_module("billing_tasks.admin.async_admin"), f"Async{name}"))
+            iterated = [f"`{method}`" for method, value in twin.items() if isinstance(value, Iterated)]
+            does = "its methods, awaited" + (f"; `async for` over {', '.join(iterated)}" if iterated else "")
+        lines.append(f"| `{module}` | [{name}]({name}.md): {does} |")
+    how = "How pages, filters and cursors work, with examples that run: [the operator's API](../admin.md)."
+    return "\n".join(lines) + f"\n\n{how}"
 
 
 def _fields(cls: type) -> str:
@@ -87,12 +123,14 @@ def _annotation(annotation: Any) -> str:
     return "" if annotation is inspect.Signature.empty else str(text)
 
 
-def _code(name: str, function: Callable[..., Any]) -> str:
+def _code(name: str, member: Any) -> str:
+    function: Callable[..., Any] = getattr(member, "__func__", getattr(member, "_method", member))
     signature = inspect.signature(function)
     words = list(_parameters(signature))
     returns = _annotation(signature.return_annotation)
     arrow = f" -> {returns}" if returns else ""
-    prefix = "async def " if inspect.iscoroutinefunction(function) else "def "
+    awaited = inspect.iscoroutinefunction(function) or isinstance(member, Awaited)
+    prefix = "async def " if awaited else "def "
     line = f"{prefix}{name}({', '.join(words)}){arrow}"
     if len(line) > WIDTH:
         line = f"{prefix}{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"

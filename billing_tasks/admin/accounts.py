@@ -44,20 +44,28 @@ class Balance:
 
 
 class Accounts:
-    """Administration. Quota is int, in units of quota; times are aware datetimes."""
+    """Users, tokens, channels, top-ups, balances. Quota is int, in units of quota; times are aware datetimes.
+
+    All methods raise Unavailable if PostgreSQL is away; a change may have been made then, and those that name its id
+    may be repeated. They raise InvalidRequest for an id, an amount or a text that can't be one. If Redis is away
+    nothing is raised: it learns of a change when the account is next loaded.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
-        """Accounts as BILLING_* says, or as `settings` says."""
+        """Accounts as BILLING_* says, or as `settings` says. Raises BadSettings."""
         return cls(Runtime(settings or load_settings()))
 
     # -- users --------------------------------------------------------------------------------------------
 
     def create_user(self, user_id: int | None = None, *, quota: int = 0, group: str = "default") -> UserRow:
-        """A new user; the opening balance is booked as an entry. Raises IdempotencyConflict if the id is taken."""
+        """A new user; the opening balance `quota` is booked as an entry. Without `user_id` the next free id is taken.
+
+        With it the call may be repeated. Raises IdempotencyConflict if the id is another one's.
+        """
         if user_id is not None:
             check_int("user_id", user_id, 1)
         check_int("quota", quota, 0)
@@ -67,7 +75,7 @@ class Accounts:
     def set_user(
         self, user_id: int, *, status: Literal["enabled", "disabled"] | None = None, group: str | None = None
     ) -> UserRow:
-        """Change what is given. Raises UserNotFound."""
+        """Change what is given: a disabled user is refused, a group decides the price. Raises UserNotFound."""
         check_int("user_id", user_id, 1)
         _check_status(status, ("enabled", "disabled"))
         if group is not None:
@@ -89,9 +97,9 @@ class Accounts:
         return self._runtime.ledger.erase_person(user_id, actor=actor, comment=comment)
 
     def top_up(self, user_id: int, quota: int, top_up_id: str, *, note: str = "") -> tuple[UserRow, bool]:
-        """Add quota to a user, once per `top_up_id`. The flag says whether it was new.
+        """Add quota (1 or more) to a user, once per `top_up_id`. The flag says whether it was new.
 
-        Raises IdempotencyConflict if the id came before with another user or amount.
+        Raises UserNotFound, and IdempotencyConflict if the id came before with another user or amount.
         """
         check_int("user_id", user_id, 1)
         check_int("quota", quota, 1)
@@ -102,7 +110,7 @@ class Accounts:
         )
 
     def adjust_user(self, user_id: int, quota: int, adjust_id: str, *, note: str = "") -> tuple[UserRow, bool]:
-        """Correct a user's quota up or down, once per `adjust_id`. Raises as top_up does."""
+        """Correct a user's quota up or down, also below zero, once per `adjust_id`. Raises as top_up does."""
         check_int("user_id", user_id, 1)
         check_int("quota", quota, -MAX_QUOTA)
         _check_own_id("adjust_id", adjust_id)
@@ -116,7 +124,7 @@ class Accounts:
         return self._runtime.ledger.get_user(check_int("user_id", user_id, 1))
 
     def users(self, *, after_id: int = 0, limit: int = 100) -> list[UserRow]:
-        """Users by id."""
+        """Users by id, at most `limit`, those after `after_id`."""
         return self._runtime.ledger.list_users(after_id=after_id, limit=limit)
 
     def page_of_users(self, *, cursor: str | None = None, limit: int = 100) -> Page[UserRow]:
@@ -124,7 +132,7 @@ class Accounts:
         return _USERS.page(cursor, limit, lambda after, most: self.users(after_id=_id(after), limit=most))
 
     def balance(self, user_id: int) -> Balance:
-        """What the user has, holds and owes. Raises UserNotFound."""
+        """What the user has, holds and owes, in quota; None what Redis did not tell. Raises UserNotFound."""
         user = self.user(user_id)
         clock = self._runtime.run(clock_of(user_id, self._runtime.commands))
         if clock is None:
@@ -145,7 +153,11 @@ class Accounts:
         unlimited: bool = False,
         expires_at: datetime | None = None,
     ) -> TokenRow:
-        """A new token. An unlimited one is counted too, but never refused for its quota. Raises UserNotFound."""
+        """A new token, an API key of this user, with `quota` of its own. Without `expires_at` it never expires.
+
+        An unlimited one is counted too, but never refused for its quota. Raises UserNotFound, and IdempotencyConflict
+        if the id is another one's.
+        """
         check_int("user_id", user_id, 1)
         if token_id is not None:
             check_int("token_id", token_id, 1)
@@ -188,7 +200,10 @@ class Accounts:
         return self._token_change(token_id, InLedger(Ledger.set_token_quota, token_id, quota, note=note))
 
     def adjust_token(self, token_id: int, quota: int, adjust_id: str, *, note: str = "") -> tuple[TokenRow, bool]:
-        """Correct a token's quota up or down, once per `adjust_id`. Raises as top_up does."""
+        """Correct a token's quota up or down, also below zero, once per `adjust_id`; its user's quota stays.
+
+        Raises TokenRefused (unknown), otherwise as top_up.
+        """
         check_int("token_id", token_id, 1)
         check_int("quota", quota, -MAX_QUOTA)
         _check_own_id("adjust_id", adjust_id)
@@ -201,7 +216,7 @@ class Accounts:
         return self._runtime.ledger.get_token(check_int("token_id", token_id, 1))
 
     def tokens(self, user_id: int | None = None, *, after_id: int = 0, limit: int = 100) -> list[TokenRow]:
-        """Tokens by id, of one user or of all."""
+        """Tokens by id, of one user or of all, at most `limit`, those after `after_id`."""
         return self._runtime.ledger.list_tokens(user_id, after_id=after_id, limit=limit)
 
     def page_of_tokens(
@@ -213,13 +228,16 @@ class Accounts:
     # -- channels and the log -----------------------------------------------------------------------------
 
     def create_channel(self, channel_id: int | None = None, *, name: str = "") -> ChannelRow:
-        """A new channel. Usage of channels that were never created is counted just the same."""
+        """A new channel. Usage of channels that were never created is counted just the same.
+
+        Raises IdempotencyConflict if the id is another one's.
+        """
         if channel_id is not None:
             check_int("channel_id", channel_id, 1)
         return self._runtime.ledger.create_channel(channel_id, name=check_text("name", name, 200))
 
     def channels(self, *, after_id: int = 0, limit: int = 100) -> list[ChannelRow]:
-        """Channels by id, with what was used through them."""
+        """Channels by id, with what was used through them, in quota; at most `limit`, those after `after_id`."""
         return self._runtime.ledger.list_channels(after_id=after_id, limit=limit)
 
     def page_of_channels(self, *, cursor: str | None = None, limit: int = 100) -> Page[ChannelRow]:
@@ -227,7 +245,10 @@ class Accounts:
         return _CHANNELS.page(cursor, limit, lambda after, most: self.channels(after_id=_id(after), limit=most))
 
     def entries(self, **filters: Any) -> list[EntryRow]:
-        """Ledger entries, newest first; filters as Ledger.entries takes them."""
+        """Entries of the ledger, newest first, at most `limit` (100); for pages and more filters see Entries.find.
+
+        Filters: `user_id`, `client_key` (a top-up's id is its own), `before`, a row that all are older than.
+        """
         return self._runtime.ledger.entries(**filters)
 
     # -- how a change reaches Redis -----------------------------------------------------------------------

@@ -26,7 +26,7 @@ from billing_tasks.settings import Settings, load_settings
 
 
 class Admin:
-    """The operator's API: a door of power, not for gateways."""
+    """The operator's API: a door of power, not for gateways. Thread-safe; nothing connects before the first call."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -40,7 +40,7 @@ class Admin:
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
-        """An Admin as BILLING_* says, or as `settings` says."""
+        """An Admin as BILLING_* says, or as `settings` says. Raises BadSettings."""
         return cls(Runtime(settings or load_settings()))
 
     def status(self, *, workers: bool = True) -> Status:

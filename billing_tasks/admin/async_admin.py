@@ -105,7 +105,7 @@ class AsyncAudit(Twin[Audit]):
 
 
 class AsyncAdmin(Twin[Admin]):
-    """Admin's methods with `await`."""
+    """Admin's methods with `await`, in threads: a caller that is cancelled stops waiting, the call runs to its end."""
 
     status = Awaited(Admin.status)
     backlog = Awaited(Admin.backlog)
@@ -126,7 +126,7 @@ class AsyncAdmin(Twin[Admin]):
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
-        """An AsyncAdmin as BILLING_* says, or as `settings` says."""
+        """An AsyncAdmin as BILLING_* says, or as `settings` says. Raises BadSettings."""
         return cls(Runtime(settings or load_settings()))
 
     async def close(self) -> None:

@@ -35,7 +35,8 @@ class Audit:
         self._runtime = runtime
 
     def verify(self, *, sums: bool = True) -> Report:
-        """Check the guarantees. `sums=False` leaves out what reads the whole ledger."""
+        """Check the guarantees; the report's `ok` says whether all hold. `sums=False` leaves out what reads the whole
+        ledger."""
         r = self._runtime
         report = verify.check(holds=r.holds, ledger=r.ledger, sums=sums)
         report.warnings = self.setup()

@@ -52,7 +52,11 @@ class Shown:
 
 
 class DeadLetters:
-    """What could not be booked. Numbers are dead letters' own; all methods raise Unavailable if PostgreSQL is away."""
+    """What could not be booked. Numbers are dead letters' own; all methods raise Unavailable if PostgreSQL is away.
+
+    But those named `..._many` raise nothing for one of them: what is refused, not found or not answered is its result,
+    and after three without an answer in a row they end. The rest was not touched then; call again with it.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

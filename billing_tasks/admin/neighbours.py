@@ -10,7 +10,7 @@ from billing_tasks.runtime import Runtime
 
 
 class Neighbours:
-    """What workers set aside. All methods raise Unavailable if the broker is away."""
+    """What workers set aside. All methods raise Unavailable if the broker is away, InvalidRequest for a wrong limit."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -23,7 +23,10 @@ class Neighbours:
         return foreign.look(self._runtime.doorbell.app, self._kept_in(unreadable), most=limit)
 
     def hand_back(self, queue: str, *, unreadable: bool = False, limit: int = set_aside.MOST) -> int:
-        """Move them to `queue`, as they came; returns how many. A crash meanwhile has one of them twice."""
+        """Move them to `queue`, as they came; returns how many. A crash meanwhile has one of them twice.
+
+        Raises InvalidRequest if `queue` is empty or billing's own.
+        """
         queue = check_text("queue", queue, 200)
         if not queue or queue == self._runtime.settings.queue:
             raise InvalidRequest("queue must name the other application's queue, and not billing's.")

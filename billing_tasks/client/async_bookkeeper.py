@@ -47,7 +47,7 @@ class AsyncBookkeeper(BookkeeperBase):
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
-        """An AsyncBookkeeper as BILLING_* says, or as `settings` says."""
+        """An AsyncBookkeeper as BILLING_* says, or as `settings` says. Raises BadSettings, BadRatios."""
         return cls(Runtime(settings or load_settings()))
 
     async def _run(self, flow: Flow[T]) -> T:

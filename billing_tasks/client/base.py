@@ -50,23 +50,29 @@ class BookkeeperBase:
     # -- prices: no server is asked -----------------------------------------------------------------------
 
     def price(self, *, model: str, group: str = "default", channel_type: int | None = None) -> Price:
-        """What a text request costs: see Price.estimate and Price.quota. Fixed from here on."""
+        """What a text request costs: see Price.estimate and Price.quota. Fixed from here on.
+
+        Raises InvalidRequest for a malformed name or channel type.
+        """
         return self.ratio_book.price(group=group, model=model, channel_type=channel_type)
 
     def model_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
-        """Ratio of the model; 1 is 2 USD per million prompt tokens. Unknown: 30, dear on purpose."""
+        """Ratio of the model; 1 is 2 USD per million prompt tokens. Unknown: 30, dear on purpose.
+
+        Raises InvalidRequest as `price` does.
+        """
         return self.ratio_book.ratios.model_ratio(model, channel_type)
 
     def completion_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
-        """How many times a prompt token's price a completion token costs."""
+        """How many times a prompt token's price a completion token costs. Raises InvalidRequest as `price` does."""
         return self.ratio_book.ratios.completion_ratio(model, channel_type)
 
     def group_ratio(self, group: str) -> Fraction:
-        """The group's factor on every price. Unknown: 1."""
+        """The group's factor on every price. Unknown: 1. Raises InvalidRequest for a malformed name."""
         return self.ratio_book.ratios.group_ratio(group)
 
     def ratio(self, group: str, model: str) -> Fraction:
-        """Group ratio times model ratio."""
+        """Quota per prompt token: group ratio times model ratio. Raises InvalidRequest as `price` does."""
         return self.ratio_book.ratios.ratio(group, model)
 
     # -- flows --------------------------------------------------------------------------------------------

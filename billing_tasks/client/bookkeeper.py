@@ -31,7 +31,11 @@ T = TypeVar("T")
 
 
 class Bookkeeper(BookkeeperBase):
-    """Prices, reserves, consumes and refunds. Quota is int; errors are those of errors.py."""
+    """Prices, reserves, consumes and refunds. Thread-safe and fork-safe; nothing connects before the first call.
+
+    Quota is int, 500,000 of it are 1 USD; counts of a model's tokens are int, too. `ttl_seconds` is how long a hold
+    stays open, 1 to 86,400 seconds; left out, BILLING_HOLD_TTL_SECONDS.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime.settings, runtime.commands)
@@ -42,18 +46,24 @@ class Bookkeeper(BookkeeperBase):
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
-        """A Bookkeeper as BILLING_* says, or as `settings` says."""
+        """A Bookkeeper as BILLING_* says, or as `settings` says. Raises BadSettings, BadRatios."""
         return cls(Runtime(settings or load_settings()))
 
     def _run(self, flow: Flow[T]) -> T:
         return self._runtime.run(flow)
 
     def user_has_enough_quota(self, user_id: int, quota: int) -> bool:
-        """True if the user's available quota is at least `quota`. A look, not a promise: reserve to be sure."""
+        """True if the user's available quota is at least `quota`. A look, not a promise: reserve to be sure.
+
+        Raises UserNotFound, UserQuotaUnreadable.
+        """
         return self._run(self._available(user_id)) >= quota
 
     def user_has_much_more_quota(self, user_id: int, quota: int) -> bool:
-        """True if the user's available quota is more than `trust_multiplier` (100) times `quota`."""
+        """True if the user's available quota is more than `trust_multiplier` (100) times `quota`.
+
+        Raises as user_has_enough_quota does.
+        """
         return self._run(self._available(user_id)) > self.settings.trust_multiplier * quota
 
     def pre_consume_quota(
@@ -109,9 +119,10 @@ class Bookkeeper(BookkeeperBase):
         return self._run(self._refund_charge(user_id, request_id, refund_id, quota, reason))
 
     def renew(self, reservation: Reservation, ttl_seconds: int | None = None, *, quota: int | None = None) -> int:
-        """Keep a hold open for another ttl; returns when it expires, in ms. Raises ReservationClosed, Unavailable.
+        """Keep a hold open for another ttl; returns when it expires, in milliseconds since 1970 by Redis's clock.
 
-        With `quota` that much is held altogether from then on, as by `extend`.
+        With `quota` that much is held altogether from then on, as by `extend`, and raises as that does. Raises
+        ReservationClosed, Unavailable.
         """
         return self._run(self._renew_with(reservation, ttl_seconds, quota))
 
@@ -127,7 +138,7 @@ class Bookkeeper(BookkeeperBase):
         """Reserve now, settle later: `with` the charge that is returned, wherever the answer is streamed.
 
         For a gateway that has to refuse before its response begins; the arguments are those of `charge`. A charge that
-        is never entered leaves its hold to expire.
+        is never entered leaves its hold to expire. Raises as `charge` does.
         """
         flow, made = self._ask_for(**asked)
         return Charge(self._run(flow), bookkeeper=self, **made)

@@ -32,12 +32,12 @@ class ChargeBase:
     known, again and again if it grows: a later value replaces the one before, what is left out or None stays.
     """
 
-    reservation: Reservation
-    channel_id: int
-    details: dict[str, Any]
+    reservation: Reservation  # its hold
+    channel_id: int  # the upstream that the usage goes through
+    details: dict[str, Any]  # further fields of its ConsumeLog
     prompt_tokens: int = 0  # as they were counted when quota was reserved
-    without_usage: WithoutUsage = "nothing"
-    overdraft_quota: int | None = None  # what usage may exceed the hold by; None: anything
+    without_usage: WithoutUsage = "nothing"  # what is charged if no usage is reported
+    overdraft_quota: int | None = None  # what usage may exceed the hold by, in quota; None: anything
     receipt: Receipt | None = None  # after the block: what became of it
     _so_far: UsageSoFar = field(default_factory=UsageSoFar)
     _counted: dict[str, int] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class ChargeBase:
                     raise InvalidRequest(str(exc)) from None
 
     def log(self, exc: BaseException | None = None) -> ConsumeLog | None:
-        """What is to be consumed; None: the hold is released. `exc`: what ended the block."""
+        """What is to be consumed; None: the hold is released. `exc`: what ended the block. Raises InvalidRequest."""
         if self._log is not None:
             return self._log
         # An upstream that failed before it answered used nothing; a reader who left, or an answer that ended without
@@ -155,14 +155,15 @@ class ChargeBase:
 class Charge(ChargeBase):
     """A Charge of Bookkeeper. `with` settles it."""
 
-    bookkeeper: Bookkeeper = field(kw_only=True)
-    ttl_seconds: int | None = field(default=None, kw_only=True)
+    bookkeeper: Bookkeeper = field(kw_only=True)  # whose charge it is, and who settles it
+    ttl_seconds: int | None = field(default=None, kw_only=True)  # of its hold; None: BILLING_HOLD_TTL_SECONDS
 
     def extend(self, *, quota: int | None = None, completion_tokens: int | None = None) -> None:
         """Set aside `quota` altogether, or what the prompt and so many completion tokens cost. One round trip.
 
-        Raises what pre_consume_quota raises if there is not enough: the hold stays as it was, and what was used is
-        charged all the same.
+        Raises InvalidRequest unless exactly one of the two is given, ReservationClosed if no hold is open, and what
+        pre_consume_quota raises if there is not enough: the hold stays as it was, and what was used is charged all
+        the same.
         """
         total = self.total_for(quota, completion_tokens)
         self.reservation = self.bookkeeper.extend(self.reservation, quota=total, ttl_seconds=self.ttl_seconds)
@@ -181,9 +182,9 @@ class Charge(ChargeBase):
 class AsyncCharge(ChargeBase):
     """A Charge of AsyncBookkeeper. `async with` settles it, shielded from cancellation."""
 
-    bookkeeper: AsyncBookkeeper = field(kw_only=True)
-    ttl_seconds: int | None = field(default=None, kw_only=True)
-    stop_renewing: Callable[[], object] = field(default=lambda: None, kw_only=True)
+    bookkeeper: AsyncBookkeeper = field(kw_only=True)  # whose charge it is, and who settles it
+    ttl_seconds: int | None = field(default=None, kw_only=True)  # of its hold; None: BILLING_HOLD_TTL_SECONDS
+    stop_renewing: Callable[[], object] = field(default=lambda: None, kw_only=True)  # called when the block has ended
 
     async def extend(self, *, quota: int | None = None, completion_tokens: int | None = None) -> None:
         """See Charge.extend."""

@@ -76,7 +76,10 @@ Meter = Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS), Stored.USAGE]
 
 
 class ConsumeLog(BaseModel):
-    """One request's usage. Quota in units of quota, tokens in tokens, times in milliseconds."""
+    """One request's usage. Quota in units of quota, tokens in tokens, times in milliseconds.
+
+    Raises InvalidRequest that names every field that can't be booked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -14,13 +14,13 @@ from billing_tasks.pricing import Price
 class Reservation:
     """An open hold. It carries its price, so that settling never asks what things cost by then."""
 
-    request_id: str
+    request_id: str  # a UUID of version 7; what a repeated call names
     user_id: int
-    token_id: int
-    held_quota: int  # what is set aside; the truth
-    expires_at_ms: int  # Redis's clock; renew() moves it
-    price: Price | None = None
-    client_key: str = ""
+    token_id: int  # the user's API key that pays
+    held_quota: int  # what is set aside, in quota; the truth
+    expires_at_ms: int  # milliseconds since 1970 by Redis's clock; renew() moves it
+    price: Price | None = None  # what its tokens cost; None: it was made without
+    client_key: str = ""  # the caller's own word for the request; no identity
     trusted: bool = False  # the reference would have skipped the reservation; nothing computes with it
     again: bool = False  # the same call was answered before
 
@@ -40,7 +40,8 @@ class Reservation:
     ) -> ConsumeLog:
         """The ConsumeLog of this request, priced by the reservation unless `quota` is given.
 
-        `details` are further fields of ConsumeLog. Raises InvalidRequest.
+        `details` are further fields of ConsumeLog. Raises InvalidRequest for a field that can't be booked, and if
+        there is neither a price nor a `quota`.
         """
         price = self.price
         if price is not None:
@@ -75,8 +76,8 @@ class Reservation:
 class Receipt:
     """What became of a consume, a refund_quota or a refund_charge."""
 
-    request_id: str
-    quota: int  # consume: charged; refund_quota: released; refund_charge: asked for (0: all that is left)
+    request_id: str  # whose receipt it is
+    quota: int  # in quota. consume: charged; refund_quota: released; refund_charge: asked for (0: all that is left)
     again: bool = False  # it was accepted before; nothing happened twice
     late: bool = False  # consume: no hold was open any more; charged all the same
     posted: bool = False  # booked in PostgreSQL already, not by way of the outbox

@@ -34,11 +34,11 @@ class Price:
     Raises InvalidRequest for a name or a ratio that no price can have.
     """
 
-    model: str
-    group: str
-    model_ratio: Fraction
-    completion_ratio: Fraction
-    group_ratio: Fraction
+    model: str  # as the gateway's caller names it
+    group: str  # the user's
+    model_ratio: Fraction  # quota per prompt token; 1 is 2 USD per million
+    completion_ratio: Fraction  # prompt tokens that a completion token costs
+    group_ratio: Fraction  # the group's factor on the price
 
     # The ratios over one common denominator: a quota then takes two integer
     # multiplications and one division, where Fraction arithmetic takes 20 times as long.
