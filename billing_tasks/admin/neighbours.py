@@ -16,7 +16,7 @@ class Neighbours:
         self._runtime = runtime
 
     def find(self, *, unreadable: bool = False, limit: int = 100) -> list[SetAside]:
-        """Messages of tasks that billing does not know, or, `unreadable`, that nobody could read; oldest first."""
+        """Messages of tasks that billing does not know, or, `unreadable`, that no worker could read; oldest first."""
         limit = check_int("limit", limit, 1, set_aside.MOST)
         from billing_tasks.broker import foreign  # noqa: PLC0415 - Celery, which most of what operators do needs not
 
