@@ -37,6 +37,7 @@ local request_id, user_id, token_id, quota = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local fingerprint, payload, doorbell_ms, tombstone_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 --@include fence
 --@include hold
+--@include take_back
 --@include outbox
 local epoch = fence(meta)
 
@@ -54,16 +55,18 @@ end
 
 local open = state == 'held'
 local held = open and held_amount or '0'
-append(meta, outbox, epoch, 'consume', request_id, user_id, token_id, quota, held, payload)
+-- Taken back, the hold is due; that counts only if its caller never comes again.
+if open then write({'ZADD', due, now_ms, request_id}, 'ZREM', due, request_id) end
 if quota ~= '0' then -- an account that nothing is counted of would be a key without an end
-  redis.call('HINCRBY', user, 'unposted', quota)
-  redis.call('HINCRBY', token, 'unposted', quota)
+  count(user, 'unposted', quota)
+  count(token, 'unposted', quota)
 end
-if open then redis.call('ZREM', due, request_id) end
 if held ~= '0' then
-  redis.call('HINCRBY', user, 'held', '-' .. held)
-  redis.call('HINCRBY', token, 'held', '-' .. held)
-elseif quota ~= '0' then
+  count(user, 'held', '-' .. held)
+  count(token, 'held', '-' .. held)
+end
+append(meta, outbox, epoch, 'consume', request_id, user_id, token_id, quota, held, payload)
+if held == '0' and quota ~= '0' then
   -- The cached rows may be idle and about to expire; the counter must outlive that.
   redis.call('PERSIST', user)
   redis.call('PERSIST', token)

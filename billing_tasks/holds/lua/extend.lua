@@ -42,6 +42,7 @@ local ttl_ms, fresh_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 --@include fence
 --@include hold
 --@include payer
+--@include take_back
 local _, epoch = fence(meta)
 local function answer(outcome, a, b) return {outcome, a or 0, b or 0, now_ms, epoch} end
 
@@ -59,11 +60,11 @@ if growth > 0 then
 end
 
 local expires_at = now_ms + ttl_ms
+count(user, 'held', string.format('%.0f', growth))
+count(token, 'held', string.format('%.0f', growth))
+write(nil, 'ZADD', due, 'GT', expires_at, request_id)
 redis.call('SET', hold, table.concat({'held', user_id, token_id, total, asked or 'asked:' .. held, key}, ' '))
-redis.call('ZADD', due, 'GT', expires_at, request_id)
 -- A hold of nothing that grows: its accounts must stay.
 redis.call('PERSIST', user)
 redis.call('PERSIST', token)
-redis.call('HINCRBY', user, 'held', string.format('%.0f', growth))
-redis.call('HINCRBY', token, 'held', string.format('%.0f', growth))
 return answer('EXTENDED', tonumber(redis.call('ZSCORE', due, request_id)), available - growth)

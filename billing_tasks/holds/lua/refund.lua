@@ -21,6 +21,7 @@ Returns {outcome, ring}
 local meta, outbox, doorbell = KEYS[1], KEYS[2], KEYS[3]
 local request_id, user_id, payload, doorbell_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 --@include fence
+--@include take_back
 --@include outbox
 append(meta, outbox, fence(meta), 'refund', request_id, user_id, 0, 0, 0, payload)
 return {'FILED', ring(meta, doorbell, doorbell_ms)}

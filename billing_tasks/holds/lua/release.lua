@@ -33,6 +33,7 @@ local request_id, user_id, token_id, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local doorbell_ms, tombstone_ms, idle_seconds = ARGV[5], ARGV[6], ARGV[7]
 --@include fence
 --@include hold
+--@include take_back
 --@include outbox
 --@include idle
 --@include close

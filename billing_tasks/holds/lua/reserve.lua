@@ -45,6 +45,7 @@ local ttl_ms, backlog_limit, fresh_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), to
 --@include fence
 --@include hold
 --@include payer
+--@include take_back
 local _, epoch = fence(meta)
 local function answer(outcome, a, b) return {outcome, a or 0, b or 0, now_ms, epoch} end
 
@@ -70,11 +71,11 @@ if refusal then return answer(refusal, a, b) end
 local expires_at = now_ms + ttl_ms
 local words = {'held', user_id, token_id, amount, '-'}
 if ARGV[8] ~= '' then words[6] = ARGV[8] end
+count(user, 'held', amount)
+count(token, 'held', amount)
+write(nil, 'ZADD', due, expires_at, request_id)
 redis.call('SET', hold, table.concat(words, ' '))
-redis.call('ZADD', due, expires_at, request_id)
 -- An idle account is about to expire; one that carries a hold must stay.
 if tonumber(u[2] or 0) + tonumber(u[3] or 0) == 0 then redis.call('PERSIST', user) end
 if tonumber(t[2] or 0) + tonumber(t[3] or 0) == 0 then redis.call('PERSIST', token) end
-redis.call('HINCRBY', user, 'held', amount)
-redis.call('HINCRBY', token, 'held', amount)
 return answer('HELD', expires_at, available - wanted)

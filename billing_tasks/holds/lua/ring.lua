@@ -19,6 +19,7 @@ Returns {outcome}
 ]]
 local doorbell, meta = KEYS[1], KEYS[2]
 local doorbell_ms, longest_ms, anew = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+--@include take_back
 --@include outbox
 if anew == '1' then redis.call('HDEL', meta, 'rings') end
 local ttl = redis.call('PTTL', doorbell)

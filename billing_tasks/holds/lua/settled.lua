@@ -105,18 +105,17 @@ for at = 7, 5 + events * 2, 2 do
     end
   end
 end
--- They are all there: nothing came between.
-local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0
 for _, id in ipairs(leaving) do note_seq(id) end
 
--- Nothing was cached of another run before the first.
-if ledger ~= '' then redis.call('HSETNX', meta, 'ledger', ledger) end
+-- A field that is no number is another program's; the words are those by which `mend` is called.
+local function number(value) return tonumber(value or 0) or error('a field is not an integer') end
+
 -- What the ledger is known to have: if it comes back older, that tells how much it lost.
 local seen = redis.call('HMGET', meta, 'settled', 'version', 'seq')
 -- An entry that no script numbered may lie above all that did.
-highest_seq = math.min(highest_seq, tonumber(seen[3] or 0))
-if highest_seq > tonumber(seen[1] or 0) then redis.call('HSET', meta, 'settled', string.format('%.0f', highest_seq)) end
-local highest_version = tonumber(seen[2] or 0)
+highest_seq = math.min(highest_seq, number(seen[3]))
+local settled_before, highest_version = number(seen[1]), number(seen[2])
+local version_before = highest_version
 local function note_version(version)
   if tonumber(version) > highest_version then highest_version = tonumber(version) end
 end
@@ -125,17 +124,17 @@ end
 local row_of = {}
 for at = 7 + events * 2, #ARGV - 5, 4 do row_of[KEYS[tonumber(ARGV[at])]] = at end
 
--- The fields of a cached row that this row makes better, for HSET; to write those that stay costs more than a look.
+-- The fields of a cached row that this row makes better, for HSET (to write those that stay costs more than a look), and
+-- whether what is cached counts no more.
 local function news(account, row, version, loaded_epoch, floor_epoch, attributes)
   if not row then return {} end
-  local row_version, known_version = ARGV[row + 1], tonumber(version or 0)
+  local row_version, known_version = ARGV[row + 1], number(version)
   if not fresh then
     -- The row may be old by now; but a caller that loads the account must not bring less than it, or the
     -- charge would count nowhere.
     local trusted = loaded_epoch == current_epoch or floor_epoch == current_epoch
     if not trusted or known_version < tonumber(row_version) then
-      redis.call('HDEL', account, 'loaded_epoch')
-      return {'version', row_version, 'floor_epoch', current_epoch}
+      return {'version', row_version, 'floor_epoch', current_epoch}, true
     end
   elseif (loaded_epoch ~= epoch and floor_epoch ~= epoch) or known_version <= tonumber(row_version) then
     note_version(row_version)
@@ -147,24 +146,34 @@ local function news(account, row, version, loaded_epoch, floor_epoch, attributes
   return {}
 end
 
+-- Everything is read before the first write: if an account is another program's by now, all must stay as it was, or the
+-- events of the others would leave and their weight stay.
 -- One HMGET, one HSET for each: of ten commands per event this script once had, these are left.
+local changes = {}
 for i = 3, #KEYS do
   local account = KEYS[i]
   local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch', 'facts', 'held', 'unposted')
-  local fields = news(account, row_of[account], known[1], known[2], known[3], known[4])
-  local unposted, weight = tonumber(known[6] or 0), weights[account] or 0
+  local fields, is_old = news(account, row_of[account], known[1], known[2], known[3], known[4])
+  local unposted, weight, whole = number(known[6]), weights[account] or 0, true
   if weight > 0 then
-    if math.abs(unposted) < MAX_EXACT then
-      fields[#fields + 1], fields[#fields + 2] = 'unposted', string.format('%.0f', unposted - weight)
-    else
-      take_off(account, weight)
-    end
+    whole = math.abs(unposted) < MAX_EXACT
+    if whole then fields[#fields + 1], fields[#fields + 2] = 'unposted', string.format('%.0f', unposted - weight) end
   end
+  changes[i] = {fields, whole or weight, tonumber(known[5] or 0) == 0 and unposted == weight, is_old}
+end
+
+-- They are all there: nothing came between.
+local removed = #leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0
+-- Nothing was cached of another run before the first.
+if ledger ~= '' then redis.call('HSETNX', meta, 'ledger', ledger) end
+if highest_seq > settled_before then redis.call('HSET', meta, 'settled', string.format('%.0f', highest_seq)) end
+for i = 3, #KEYS do
+  local account, fields, whole, idle, is_old = KEYS[i], unpack(changes[i], 1, 4)
+  if is_old then redis.call('HDEL', account, 'loaded_epoch') end
+  if whole ~= true then take_off(account, whole) end
   if #fields > 0 then redis.call('HSET', account, unpack(fields)) end
   -- An account with nothing held and nothing unposted has no counters to keep: let it expire after a while.
-  if tonumber(known[5] or 0) == 0 and unposted == weight then redis.call('EXPIRE', account, idle_seconds) end
+  if idle then redis.call('EXPIRE', account, idle_seconds) end
 end
-if highest_version > tonumber(seen[2] or 0) then
-  redis.call('HSET', meta, 'version', string.format('%.0f', highest_version))
-end
+if highest_version > version_before then redis.call('HSET', meta, 'version', string.format('%.0f', highest_version)) end
 return {removed, gone, mismatched}

@@ -1,4 +1,5 @@
--- Needs fence. Append one event to the shard's outbox. Its id is <epoch>-<seq> and seq has no gaps, so a lost event shows.
+-- Needs fence and take_back. Append one event to the shard's outbox. Its id is <epoch>-<seq> and seq has no gaps, so a
+-- lost event shows.
 -- What scripts read of it is one string: "<kind> <request_id> <user_id> <token_id> <weight> <held> <filed_ms>"
 -- (include/entry.lua); seven fields took Redis and the worker three times as long to read.
 -- What another program wrote never keeps an event out: an outbox that is no stream is set aside, and an entry that no
@@ -31,14 +32,14 @@ local function make_room(outbox, epoch, seq)
 end
 
 local function append(meta, outbox, epoch, kind, request_id, user_id, token_id, weight, held, payload)
-  local seq = redis.call('HINCRBY', meta, 'seq', 1)
+  local seq = count(meta, 'seq', '1')
   local header = table.concat({kind, request_id, user_id, token_id, weight, held, string.format('%.0f', now_ms)}, ' ')
   local function add() return redis.pcall('XADD', outbox, entry_id(epoch, seq), 'event', header, 'payload', payload) end
   local answer = add()
   if not answer.err then return end
   local strange = make_room(outbox, epoch, seq)
   answer = add()
-  if answer.err then error(answer.err) end
+  if answer.err then fail(answer.err) end
   for _, entry in ipairs(strange) do
     seq = redis.call('HINCRBY', meta, 'seq', 1)
     local words = #entry[2] <= 1000 and entry[2] or {'text', table.concat(entry[2], ' ')}
@@ -50,7 +51,11 @@ end
 -- calls they wait in the broker, so they become rarer: the first 8, then each that doubles their number.
 local function ring(meta, doorbell, doorbell_ms)
   if not redis.call('SET', doorbell, '1', 'NX', 'PX', doorbell_ms) then return 0 end
-  local rings, at = redis.call('HINCRBY', meta, 'rings', 1), 8
+  local rings, at = redis.pcall('HINCRBY', meta, 'rings', 1), 8
+  if type(rings) == 'table' then -- no number: another program's; the event that calls is filed by now
+    redis.call('HDEL', meta, 'rings')
+    rings = 1
+  end
   while at < rings do at = at * 2 end
   return (rings <= 8 or rings == at) and 1 or 0
 end
