@@ -28,7 +28,9 @@ def copied(public: Path, name: str) -> Path:
 
 
 def clean(checkout: Path, public: Path) -> str:
-    environment = {**os.environ, "BILLING_LAB_PUBLIC_FOLDER": str(public)}
+    of_a_make_around_it = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # `make test`: it would say which folder it is in
+    environment = {name: value for name, value in os.environ.items() if name not in of_a_make_around_it}
+    environment["BILLING_LAB_PUBLIC_FOLDER"] = str(public)
     done = subprocess.run(
         ["make", "clean"], cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
