@@ -54,9 +54,9 @@ class Posting(Part):
     def post_outboxes(self, batch: list[Event], parts: Sequence[OutboxPart]) -> PostedBatch:
         """Book consumes and releases of outboxes, all or none, and answer for each of them.
 
-        `parts` say what this call covers, and move the outboxes' cursors. An event set aside as a dead letter still
-        has to be covered by a call, with an empty batch if need be, or the next call reports a gap. The events are
-        the first part's.
+        `parts` say what this call covers, and move the outboxes' cursors if all events are booked. An event set aside
+        as a dead letter still has to be covered by a call, with an empty batch, once it is kept, or the next call
+        reports a gap. The events are the first part's.
 
         Raises LedgerRefusedData if one of the events can't be stored: nothing was booked;
         halve the batch to find it. Raises Unavailable if PostgreSQL did not confirm:

@@ -30,11 +30,15 @@ class OutboxPart:
     """Which events of which outbox a batch covers: ranges of sequence numbers, first and last, in order.
 
     Without an epoch: the events come from no outbox; the shard says where their channels' usage is counted.
+    The numbers are accounted for if all of the batch's events are booked; what is refused has to be kept before.
     """
 
     shard: int
     epoch: int | None = None
     seqs: tuple[tuple[int, int], ...] = ()
+    when_booked: bool = True
+    later: bool = False  # they are accounted for by a call of its own, without events
+    server: str | None = None  # of that call: the run of the server that booked them; another one accounts for nothing
 
 
 @dataclass(frozen=True, slots=True)

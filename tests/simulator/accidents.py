@@ -108,10 +108,11 @@ class Accidents:
         return f"due in ten years: {[request for _, request in selected]}"
 
     def dated_ahead(self) -> bool:
-        """Whether something is left that a clock dated which had run ahead."""
-        loaded = [at for (at,) in self.world.fields(KEYS, "loaded_at") if at is not None]
+        """Whether something is left that a clock dated which had run ahead, and that counts as loaded."""
+        loading = {self.world.send(self.world.commands.epoch(at)).epoch for at in range(SHARDS)}
+        loaded = [at for at, epoch in self.world.fields(KEYS, "loaded_at", "loaded_epoch") if epoch in loading]
         now_ms = self.world.send(self.world.commands.server_time())
-        accounts = any(int(at) > now_ms for at in loaded)
+        accounts = any(int(at) > now_ms for at in loaded if at is not None)
         return accounts or any(shard.dated_ahead for shard in self.oracle.shards)
 
     def idle_accounts_leave(self) -> str:

@@ -312,9 +312,8 @@ FLOWS: list[Guard] = [
         "events leave the outbox after they are booked",
         Cut(
             _SETTLE,
-            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
-            "        await _settled(batch, meanwhile.d)\n"
-            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        await _post(batch.bookable, batch, meanwhile)\n",
+            "        await _settled(batch, meanwhile.d)\n        await _post(batch.bookable, batch, meanwhile)\n",
         ),
     ),
     _guard(
@@ -327,10 +326,10 @@ FLOWS: list[Guard] = [
         ),
         Cut(
             _SETTLE,
-            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        await _post(batch.bookable, batch, meanwhile)\n",
             "        for event in batch.refunds:\n"
             "            await _post_refund(event, batch)\n"
-            "        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)\n",
+            "        await _post(batch.bookable, batch, meanwhile)\n",
         ),
         survives="a refund that comes too early becomes a dead letter, which is tried again",
     ),

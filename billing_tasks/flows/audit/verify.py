@@ -106,7 +106,11 @@ def _compare_cursors(holds: HoldStore, ledger: Ledger, report: Report) -> None:
     shards = range(commands.keys.shards)
     for shard, state in zip(shards, holds.send_all(together([commands.epoch(s) for s in shards])), strict=True):
         seen = highest.get((shard, state.epoch), 0)
-        if seen > state.seq and not _went_back(ledger, shard, state.epoch):
+        if (
+            seen > state.seq
+            and not _went_back(ledger, shard, state.epoch)
+            and not _restarted(holds, shard, state.epoch)
+        ):
             of = f"shard {shard}, epoch {state.epoch}"
             report.findings.append(Finding(2, "cursor of outbox", of, state.seq, seen))
 
@@ -114,6 +118,12 @@ def _compare_cursors(holds: HoldStore, ledger: Ledger, report: Report) -> None:
 def _went_back(ledger: Ledger, shard: int, epoch: int) -> bool:
     """True if an incident says that the outbox's numbers began again below what was posted."""
     return any(one.kind == "rewind" and one.of_epoch == epoch for one in ledger.incidents(shard=shard))
+
+
+def _restarted(holds: HoldStore, shard: int, epoch: int) -> bool:
+    """True if the server came back older, and no script has run since: the next one numbers from 1 in a new epoch."""
+    holds.send(holds.commands.notice_restart(shard))
+    return holds.send(holds.commands.epoch(shard)).epoch != epoch
 
 
 def _count(numbers: Iterable[tuple[int, int]], up_to: int) -> int:

@@ -13,7 +13,6 @@ it, it becomes a dead letter, and the others post.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from billing_tasks.flows.account_cache import meet_server
 from billing_tasks.flows.dead_letters import record
 from billing_tasks.flows.dead_letters.telling import shown
 from billing_tasks.flows.effects import InLedger, Meanwhile, Ring
+from billing_tasks.flows.settlement.batch import Batch
 from billing_tasks.flows.settlement.batch_size import SIZES
 from billing_tasks.flows.settlement.chunks import by_user
 from billing_tasks.holds.commands import QUIET_AFTER_FAILURE_MS, Commands, together
@@ -32,16 +32,12 @@ from billing_tasks.holds.outcomes import Lease, Leave
 from billing_tasks.holds.replies import LeaseReply, OutboxEntry
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.store import Ledger
-from billing_tasks.model.account import TokenRow, UserRow
+from billing_tasks.model.account import TokenRow
 from billing_tasks.model.events import Event, Kind
-from billing_tasks.model.posting import OutboxPart, PostOutcome, ServerRun
+from billing_tasks.model.posting import PostOutcome
 from billing_tasks.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-#: September 2001.
-_FIRST_EPOCH = 10**15
 
 
 @dataclass(slots=True)
@@ -68,46 +64,6 @@ class Drained:
             **({"refunds": self.refunds} if self.refunds else {}),
             "lag_ms": self.lag_ms,
         }
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Events that were read together, and what the ledger answered so far."""
-
-    shard: int
-    lease: LeaseReply
-    entries: list[OutboxEntry]
-    last: bool  # there was nothing behind it
-    given: tuple[int, int]  # the highest epoch and number that Redis gave to an event; above are a stranger's ids
-    bookable: list[tuple[OutboxEntry, Event]] = field(default_factory=list)
-    refunds: list[Event] = field(default_factory=list)
-    outcomes: Counter[PostOutcome] = field(default_factory=Counter)
-    users: dict[int, UserRow] = field(default_factory=dict)
-    tokens: dict[int, TokenRow] = field(default_factory=dict)
-    refunded: list[tuple[Event, PostOutcome]] = field(default_factory=list)
-    refused: list[record.NewDeadLetter] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)  # of the dead letters that `refused` became
-    server: ServerRun | None = None  # who booked it
-
-    @property
-    def epoch(self) -> int:
-        return self.entries[0].epoch
-
-    def part(self, first: int, last: int) -> OutboxPart:
-        """The sequence numbers from `first` to `last` that were read, booked or set aside."""
-        found: list[tuple[int, int]] = []
-        for entry in self.entries:
-            if first <= entry.seq <= last and self._is_ours(entry):
-                begins = not found or entry.seq != found[-1][1] + 1
-                found.append((entry.seq, entry.seq)) if begins else found.append((found.pop()[0], entry.seq))
-        return OutboxPart(self.shard, self.epoch, tuple(found)) if found else OutboxPart(self.shard)
-
-    def _is_ours(self, entry: OutboxEntry) -> bool:
-        """Whether Redis gave this number to an event. An epoch is a time in microseconds; before _FIRST_EPOCH none of
-        ours can have been, other than one that is still under way on a server without a clock."""
-        epoch, seq = self.given
-        known = entry.seq <= seq if entry.epoch == epoch else _FIRST_EPOCH <= entry.epoch < epoch
-        return known and entry.numbered
 
 
 @dataclass(slots=True)
@@ -166,7 +122,7 @@ async def _let_go(shard: int, owner: str, commands: Commands) -> None:
         return  # Redis is away too; the lease runs out by itself
 
 
-async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
+async def _take(d: _Drainer, behind: Batch | None = None) -> Batch | None:
     """The oldest events, or those behind a batch that is still in the outbox. None: another drainer is at work."""
     lease = await d.commands.lease(d.shard, owner=d.owner, lease_ms=d.settings.lease_ms)
     if lease.outcome is Lease.TAKEN:
@@ -177,11 +133,11 @@ async def _take(d: _Drainer, behind: _Batch | None = None) -> _Batch | None:
     last = len(entries) < size
     if entries and entries[-1].epoch != entries[0].epoch:
         entries, last = [entry for entry in entries if entry.epoch == entries[0].epoch], False
-    batch = _Batch(d.shard, lease, entries, last, await _given(lease, entries, d))
+    batch = Batch(d.shard, lease, entries, last, await _given(lease, entries, d))
     for entry in entries:  # here and not when it is booked: PostgreSQL may be busy with the batch before it
         event = _decode(entry, batch)
         if event is not None and event.kind is Kind.REFUND:
-            batch.refunds.append(event)
+            batch.refund(event)
         elif event is not None:
             batch.bookable.append((entry, event))
     return batch
@@ -196,14 +152,14 @@ async def _given(lease: LeaseReply, entries: list[OutboxEntry], d: _Drainer) -> 
     return given
 
 
-async def _settle(batch: _Batch, d: _Drainer) -> bool:
+async def _settle(batch: Batch, d: _Drainer) -> bool:
     """Book a batch, and those behind it; returns whether there may be more.
 
     While PostgreSQL books one, Redis removes the one before it and hands out the one
     after it. A crash then leaves two that are booked and still in the outbox.
     """
-    before: _Batch | None = None
-    current: _Batch | None = batch
+    before: Batch | None = None
+    current: Batch | None = batch
     while current is not None and current.entries:
         meanwhile = _Meanwhile(before, current, d)
         await _book(current, meanwhile)
@@ -219,11 +175,11 @@ async def _settle(batch: _Batch, d: _Drainer) -> bool:
 class _Meanwhile:
     """What is to be done on Redis while a batch is booked: `before` leaves, `after` is read. Done once."""
 
-    def __init__(self, before: _Batch | None, current: _Batch, d: _Drainer) -> None:
+    def __init__(self, before: Batch | None, current: Batch, d: _Drainer) -> None:
         self.before, self.d = before, d
         self.ahead = not current.last and d.in_time
         self.current = current
-        self.after: _Batch | None = None
+        self.after: Batch | None = None
         self.error: BillingError | None = None
         self.pending = before is not None or self.ahead
 
@@ -238,10 +194,10 @@ class _Meanwhile:
             self.error = exc
 
 
-async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
+async def _book(batch: Batch, meanwhile: _Meanwhile) -> None:
     """In PostgreSQL, as entries or as dead letters."""
     try:
-        await _post(batch.bookable, batch, (batch.entries[0].seq, batch.entries[-1].seq), meanwhile)
+        await _post(batch.bookable, batch, meanwhile)
     except Unavailable as exc:
         SIZES.failed(batch.shard, len(batch.bookable), exc)
         raise
@@ -249,68 +205,60 @@ async def _book(batch: _Batch, meanwhile: _Meanwhile) -> None:
     for event in batch.refunds:  # after the batch's consumes: a refund's charge may be among them
         await _post_refund(event, batch)
     batch.numbers = await record.keep(batch.refused)  # before their events leave the outbox
+    if batch.cover_later:  # a crash before this, and the loss of the outbox, leave numbers that are missed
+        batch.answered(await InLedger(Ledger.post_outboxes, [], [batch.covers_at_last()]))
     server, lease = batch.server, batch.lease
     if server is not None and (lease.ledger not in ("", server.name) or server.last_version < lease.version):
         await meet_server(server, meanwhile.d.commands)  # before their weight leaves `unposted`
 
 
-def _decode(entry: OutboxEntry, batch: _Batch) -> Event | None:
+def _decode(entry: OutboxEntry, batch: Batch) -> Event | None:
     """Header and payload as one event; None if it became a dead letter."""
     try:
         event = entry.read()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest) as exc:
-        batch.refused.append(record.of_entry(entry, str(exc)))
+        batch.refuse(record.of_entry(entry, str(exc)))
         return None
     if event.kind is Kind.CONFLICT:
-        batch.refused.append(record.of_outcome(event, PostOutcome.CONFLICT))
+        batch.refuse(record.of_outcome(event, PostOutcome.CONFLICT))
         return None
     return event
 
 
-async def _post(
-    items: list[tuple[OutboxEntry, Event]], batch: _Batch, seqs: tuple[int, int], meanwhile: _Meanwhile
-) -> None:
+async def _post(items: list[tuple[OutboxEntry, Event]], batch: Batch, meanwhile: _Meanwhile) -> None:
     """Book consumes and releases; halve what the ledger can't store until the one is found."""
     posting = [event for _, event in items]
-    call = InLedger(Ledger.post_outboxes, posting, [batch.part(*seqs)])
+    call = InLedger(Ledger.post_outboxes, posting, [batch.covers()])
     try:
         answer = await (Meanwhile(call, meanwhile.work) if meanwhile.pending else call)
     except LedgerRefusedData as exc:
+        batch.cover_later = True  # half by half
+        if not items:
+            raise
         if len(items) == 1:
-            batch.refused.append(await record.of_refusal(posting[0], exc))
-            await _post([], batch, seqs, meanwhile)
+            batch.refuse(await record.of_refusal(posting[0], exc))
             return
         half = len(items) // 2
-        middle = items[half][0].seq
-        await _post(items[:half], batch, (seqs[0], middle - 1), meanwhile)
-        await _post(items[half:], batch, (middle, seqs[1]), meanwhile)
+        await _post(items[:half], batch, meanwhile)
+        await _post(items[half:], batch, meanwhile)
         return
-    batch.server = answer.server
-    batch.outcomes.update(answer.outcomes)
-    batch.users.update((row.id, row) for row in answer.users)
-    batch.tokens.update((row.id, row) for row in answer.tokens)
-    for event, outcome in zip(posting, answer.outcomes, strict=True):
-        if not outcome.booked:
-            batch.refused.append(record.of_outcome(event, outcome))
+    batch.answered(answer, posting)
 
 
-async def _post_refund(event: Event, batch: _Batch) -> None:
+async def _post_refund(event: Event, batch: Batch) -> None:
     try:
         answer = await InLedger(Ledger.post_refund, batch.shard, event)
     except LedgerRefusedData as exc:
-        batch.refused.append(await record.of_refusal(event, exc))
+        batch.refuse(await record.of_refusal(event, exc))
         return
     outcome = answer.outcomes[0]
     batch.refunded.append((event, outcome))
-    batch.server = answer.server
-    batch.outcomes[outcome] += 1
-    batch.users.update((row.id, row) for row in answer.users)
-    batch.tokens.update((row.id, row) for row in answer.tokens)
+    batch.answered(answer)
     if not outcome.booked:
-        batch.refused.append(await record.of_refusal(event, outcome))
+        batch.refuse(await record.of_refusal(event, outcome))
 
 
-async def _settled(batch: _Batch, d: _Drainer) -> None:
+async def _settled(batch: Batch, d: _Drainer) -> None:
     """Remove the events from the outbox, each chunk with the rows of the accounts it names."""
     calls = []
     # Refunds bring rows that no entry names; an event that named another user's token brings a row whose
@@ -342,23 +290,26 @@ async def _settled(batch: _Batch, d: _Drainer) -> None:
         )
     removed = await together(calls)
     stay = sum(mismatched for _, _, mismatched in removed)
-    dropped = await _drop(batch, d) if stay else 0
-    if not dropped and not any(taken + gone for taken, gone, _ in removed):
+    dropped, elsewhere = await _drop(batch, d) if stay else (0, 0)
+    if not dropped + elsewhere and not any(taken + gone for taken, gone, _ in removed):
         # Reading them again would book nothing and remove nothing, for ever.
         first, count = batch.entries[0].entry_id, len(batch.entries)
         raise OutboxStuck(f"Outbox {d.shard}: none of {count} events can be removed, from {first} on.")
     await _report(batch, d.done)
 
 
-async def _drop(batch: _Batch, d: _Drainer) -> int:
-    """Remove the events that `settled` left: booked or kept by now, and of a form that no script writes."""
-    dropped = await d.commands.drop(d.shard, batch.entries)
+async def _drop(batch: Batch, d: _Drainer) -> tuple[int, int]:
+    """Remove the events that `settled` left: booked or kept by now, and of a form that no script writes.
+
+    How many were removed, and how many another drainer had removed.
+    """
+    dropped, gone = await d.commands.drop(d.shard, batch.entries)
     if dropped:
         log.error("outbox %s: %s entries are booked or kept, and removed; billing did not write them", d.shard, dropped)
-    return dropped
+    return dropped, gone
 
 
-async def _report(batch: _Batch, done: Drained) -> None:
+async def _report(batch: Batch, done: Drained) -> None:
     for dead_letter, number in zip(batch.refused, batch.numbers, strict=True):
         await _show_in_flower(dead_letter, number)
     done.posted += batch.outcomes[PostOutcome.POSTED]

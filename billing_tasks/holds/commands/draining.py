@@ -70,10 +70,10 @@ class Draining(Subject):
         words = ("XRANGE", self.keys.outbox(shard), "-" if after is None else f"({after}", "+", "COUNT", count)
         return Command(words, lambda reply: [parse_entry(raw) for raw in reply])
 
-    def drop(self, shard: int, entries: Sequence[OutboxEntry]) -> Command[int]:
-        """drop.lua for entries that `settled` can't remove; how many were dropped"""
+    def drop(self, shard: int, entries: Sequence[OutboxEntry]) -> Command[tuple[int, int]]:
+        """drop.lua for entries that `settled` can't remove; how many were dropped, and how many are there no more"""
         words = [word for entry in entries for word in (entry.entry_id, entry.event, entry.payload)]
-        return call("drop", (self.keys.outbox(shard),), tuple(words), lambda reply: int(reply[0]))
+        return call("drop", (self.keys.outbox(shard),), tuple(words), lambda reply: (int(reply[0]), int(reply[1])))
 
     def settled(
         self,

@@ -96,6 +96,10 @@ class Watching(Subject):
         words = ("HMGET", self.keys.meta(shard), "rings", "retry_at")
         return Command(words, lambda reply: (int(reply[0] or 0), int(reply[1] or 0)))
 
+    def notice_restart(self, shard: int) -> Command[None]:
+        """balance.lua of no account: a server that was restarted, restored or promoted since begins its epoch."""
+        return call("balance", (self.keys.meta(shard), self.keys.user(shard, 0)), (), lambda _: None)
+
     def epoch(self, shard: int) -> Command[EpochState]:
         """Epoch and highest seq of the shard, and what was left of the epoch before; zeros if it was never used."""
         numbers = ("epoch", "seq", "before_epoch", "before_seq", "settled", "version", "loads")

@@ -11,10 +11,10 @@ KEYS[1] outbox  stream
 ARGV[...] for each entry: its id, its event as the caller read it, its payload; without an event the payload is all
           that the entry has, joined by spaces
 
-Returns {dropped}
+Returns {dropped, gone}; gone: entries that are there no more
 ]]
 local outbox = KEYS[1]
-local dropped = 0
+local dropped, gone = 0, 0
 for at = 1, #ARGV, 3 do
   local id, event, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local entry = redis.call('XRANGE', outbox, id, id)[1]
@@ -24,6 +24,7 @@ for at = 1, #ARGV, 3 do
   elseif entry then
     same = entry[2][2] == event and entry[2][4] == payload
   end
+  if not entry then gone = gone + 1 end
   if same then dropped = dropped + redis.call('XDEL', outbox, id) end
 end
-return {dropped}
+return {dropped, gone}

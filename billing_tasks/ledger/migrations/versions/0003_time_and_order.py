@@ -17,6 +17,7 @@ def upgrade() -> None:
         op.get_bind(),
         __file__,
         "outbox_accounts",
+        "post_batch_v2",
         "server_run",
         "guard_versions",
         "archived_months",

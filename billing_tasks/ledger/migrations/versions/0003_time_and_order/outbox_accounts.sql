@@ -94,6 +94,22 @@ begin
 end
 $$;
 
+-- billing.note_rewind(shard, epoch, first_seq, last_seq, newly_posted) -> void
+--
+-- An incident if events were new at numbers that are all accounted for. Called in the transaction that books them: a
+-- drainer behind it meets duplicates, and accounts for the numbers only then.
+create function billing.note_rewind(
+    p_shard integer, p_epoch bigint, p_first_seq bigint, p_last_seq bigint, p_newly_posted bigint)
+returns void
+language sql
+as $$
+    insert into billing.incidents (shard, epoch, of_epoch, kind, from_seq, to_seq, events_bound)
+    select p_shard, p_epoch, p_epoch, 'rewind', p_first_seq, p_last_seq, p_newly_posted
+    where p_newly_posted > 0 and exists (
+        select from billing.outbox_cursors
+        where shard = p_shard and epoch = p_epoch and billing.numbers(p_first_seq, p_last_seq) <@ accounted)
+$$;
+
 -- billing.move_cursor(shard, epoch, first_seq, last_seq, seen, newly_posted) -> void
 --
 -- Notes which numbers of a shard's outbox were posted. Called by post_batch in its transaction, range by range, and
@@ -127,8 +143,7 @@ begin
     select * into v_cursor from billing.outbox_cursors
     where shard = p_shard and epoch = p_epoch for no key update;
     if not isempty(v_numbers) and v_numbers <@ v_cursor.accounted then
-        insert into billing.incidents (shard, epoch, of_epoch, kind, from_seq, to_seq, events_bound)
-        select p_shard, p_epoch, p_epoch, 'rewind', p_first_seq, p_last_seq, p_newly_posted where p_newly_posted > 0;
+        perform billing.note_rewind(p_shard, p_epoch, p_first_seq, p_last_seq, p_newly_posted);
     elsif not billing.numbers(1, p_first_seq - 1) <@ v_cursor.accounted then
         perform billing.note_gap(p_shard, p_epoch, billing.unaccounted(p_shard, p_epoch, p_first_seq - 1));
     end if;
@@ -138,6 +153,23 @@ begin
         accounted = accounted + v_numbers
     where shard = p_shard and epoch = p_epoch
       and (v_seen > seen or p_last_seq > posted or not v_numbers <@ accounted);
+end
+$$;
+
+-- billing.cover(shard, epoch, first_seq, last_seq, newly_posted, later) -> void
+--
+-- What post_batch_v2 says of the numbers of its events. later: they are accounted for by another call.
+create function billing.cover(
+    p_shard integer, p_epoch bigint, p_first_seq bigint, p_last_seq bigint, p_newly_posted bigint, p_later boolean)
+returns void
+language plpgsql
+as $$
+begin
+    if p_later then
+        perform billing.note_rewind(p_shard, p_epoch, p_first_seq, p_last_seq, p_newly_posted);
+    else
+        perform billing.move_cursor(p_shard, p_epoch, p_first_seq, p_last_seq, null, p_newly_posted);
+    end if;
 end
 $$;
 
@@ -189,8 +221,11 @@ begin
         from billing.outbox_cursors as c
         where i.shard = v_look.shard and i.lost <> '{}'
           and c.shard = i.shard and c.epoch = coalesce(i.of_epoch, i.epoch) and i.lost && c.accounted;
+        -- A look knows of no number above its own: one that is told late saw an outbox that has grown since.
         perform billing.note_gap(c.shard, c.epoch, billing.unaccounted(c.shard, c.epoch, c.seen)
-            * billing.gone(c.epoch, c.seen, v_look.epoch, v_look.oldest))
+            * billing.gone(
+                c.epoch, case when c.epoch = v_look.epoch then least(c.seen, v_look.seq) else c.seen end,
+                v_look.epoch, v_look.oldest))
         from billing.outbox_cursors as c
         where c.shard = v_look.shard and v_look.oldest is not null and not billing.numbers(1, c.seen) <@ c.accounted;
     end loop;
