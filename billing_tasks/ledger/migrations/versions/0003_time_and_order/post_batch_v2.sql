@@ -192,9 +192,10 @@ begin
         tokens := (select json_agg(billing.token_row(t)) from billing.tokens as t where t.id = any (v_token_ids));
     end if;
 
-    v_later := (v_outboxes #>> '{0,later}')::boolean
-        or outcomes ~ '"(conflict|unknown_user|unknown_token)"' and (v_outboxes #>> '{0,when_booked}')::boolean
-        or v_outboxes #>> '{0,server}' <> billing.server_run();
+    v_later := case
+        when v_outboxes #>> '{0,server}' is not null then v_outboxes #>> '{0,server}' <> billing.server_run()
+        when outcomes ~ '"(conflict|unknown_user|unknown_token)"' then (v_outboxes #>> '{0,when_booked}')::boolean
+        else (v_outboxes #>> '{0,later}')::boolean end;
     -- Said without a query for the usual case, likewise.
     if cardinality(v_shards) = 1 and json_array_length(v_outboxes #> '{0,seqs}') <= 1 then
         if v_outboxes #>> '{0,epoch}' is not null and json_array_length(v_outboxes #> '{0,seqs}') = 1 then
