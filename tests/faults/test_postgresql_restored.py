@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from billing_tasks import errors
 from billing_tasks.flows.settlement import ring
+from billing_tasks.holds.commands import Commands
 from tests.conftest import Billing, Payer
 
 TABLES = ("users", "tokens", "channels", "channel_usage", "ledger_entries", "top_ups", "refunds", "outbox_cursors")
@@ -134,3 +136,28 @@ def test_a_restart_loads_accounts_again_and_is_no_incident(billing: Billing) -> 
     spend(billing, payer, 100, times=1)
     assert billing.available(payer[0]) == 800
     assert kinds(billing) == []
+
+
+def test_a_drainer_that_thaws_leaves_what_the_restored_server_has_not_booked(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It posted, and froze; the server was restored without that, and others met it before the drainer went on."""
+    payer = billing.payer(1000, unlimited=True)
+    restore = saved(billing, in_place=False)
+    for _ in range(3):
+        billing.use(billing.reserve(payer, 100), 100)
+    settled, frozen = Commands.settled, [True]
+
+    def thaws(self: Commands, shard: int, **more: Any) -> Any:
+        if frozen.pop() if frozen else False:
+            restore()
+            billing.redis("HINCRBY", billing.user_key(payer[0]), "loaded_at", -3_600_000)
+            billing.available(payer[0])  # a gateway looks, and meets the server
+        return settled(self, shard, **more)
+
+    monkeypatch.setattr(Commands, "settled", thaws)
+    done = billing.settle()
+    assert (done.posted, done.duplicates) == (3, 0)
+    assert billing.sql("select quota from billing.users where id = %s", payer[0]) == [(700,)]
+    assert billing.available(payer[0]) == 700
+    assert billing.verify().events_missing == 0

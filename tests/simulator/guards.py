@@ -290,8 +290,8 @@ FLOWS: list[Guard] = [
         ),
         Cut(
             _SETTLE,
-            "    removed = await together(calls)\n",
-            "    removed = await together(calls)\n    batch.numbers = await record.keep(batch.refused)\n",
+            "    replies = await together(calls)\n",
+            "    replies = await together(calls)\n    batch.numbers = await record.keep(batch.refused)\n",
         ),
     ),
     _guard(
@@ -300,8 +300,8 @@ FLOWS: list[Guard] = [
         Cut(_SETTLE, "users=users,\n                tokens=tokens,", "users=[],\n                tokens=[],"),
         Cut(
             _SETTLE,
-            "    removed = await together(calls)\n",
-            "    removed = await together(calls)\n"
+            "    replies = await together(calls)\n",
+            "    replies = await together(calls)\n"
             "    from billing_tasks.flows.account_cache import push_accounts\n"
             "    await push_accounts(\n"
             "        batch.lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=d.commands)\n",

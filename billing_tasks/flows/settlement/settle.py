@@ -77,6 +77,7 @@ class _Drainer:
     now: Callable[[], float]
     deadline: float
     done: Drained = field(default_factory=Drained)
+    again: bool = False  # a batch stayed: PostgreSQL was restarted since it was booked, and may have been restored
 
     @property
     def in_time(self) -> bool:
@@ -95,8 +96,9 @@ async def drain(shard: int, *, owner: str, commands: Commands, settings: Setting
             if batch is None:
                 d.done.taken = not d.done.request_ids
                 return d.done
+            d.again = False
             more = bool(batch.entries) and (await _settle(batch, d))
-            if more and d.in_time:
+            if (more or d.again) and d.in_time:
                 continue
             if (await commands.leave(shard, owner=owner)) is not Leave.NOT_EMPTY:
                 return d.done
@@ -288,7 +290,11 @@ async def _settled(batch: Batch, d: _Drainer) -> None:
                 ledger=batch.server.name if batch.server else "",
             )
         )
-    removed = await together(calls)
+    replies = await together(calls)
+    removed = [reply for reply in replies if reply is not None]
+    if len(removed) < len(replies):
+        d.again = True
+        return
     stay = sum(mismatched for _, _, mismatched in removed)
     dropped, elsewhere = await _drop(batch, d) if stay else (0, 0)
     if not dropped + elsewhere and not any(taken + gone for taken, gone, _ in removed):

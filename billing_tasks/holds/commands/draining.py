@@ -85,8 +85,11 @@ class Draining(Subject):
         read_ms: int,
         epoch: str,
         ledger: str = "",
-    ) -> Command[tuple[int, int, int]]:
-        """settled.lua for at most SETTLED_AT_ONCE entries; reply: removed, gone, mismatched."""
+    ) -> Command[tuple[int, int, int] | None]:
+        """settled.lua for at most SETTLED_AT_ONCE entries; reply: removed, gone, mismatched.
+
+        None: they are to be booked again, because PostgreSQL was restarted, and perhaps restored, since.
+        """
         k = self.keys
         numbers: dict[str, int] = {}
         for user_id, token_id in {(entry.user_id, entry.token_id) for entry in entries if entry.weight}:
@@ -104,5 +107,5 @@ class Draining(Subject):
             "settled",
             (k.meta(shard), k.outbox(shard), *numbers),
             (k.shard(shard), read_ms, epoch, self._idle_seconds, ledger, len(entries), *events, *rows),
-            lambda reply: (int(reply[0]), int(reply[1]), int(reply[2])),
+            lambda reply: (int(reply[0]), int(reply[1]), int(reply[2])) if reply else None,
         )

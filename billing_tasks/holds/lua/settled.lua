@@ -10,6 +10,8 @@ worker that mixes up its batch can't move another user's quota.
 Safe to repeat: an entry that is gone changes nothing.
 A row that was read long ago, or in another epoch, may be old: it is not cached, only what is older than it
 is forgotten.
+If another run of PostgreSQL than the one that booked them is known by now, it may have been restored without them: they
+stay, to be booked again.
 
 KEYS[1] meta       hash    run_id, epoch, seq; settled: the highest number removed; version: the highest seen
 KEYS[2] outbox     stream
@@ -23,7 +25,7 @@ ARGV[5] ledger         the run of PostgreSQL that booked them and has these rows
 ARGV[6] events         how many; then for each: entry id, and its event as the caller read it ('' if no script wrote it)
 ARGV[...] then for each row: key number in KEYS, version, balance, attributes (commands/accounts.py)
 
-Returns {removed, gone, mismatched}
+Returns {removed, gone, mismatched}, or nothing if they stay
 ]]
 local meta, outbox = KEYS[1], KEYS[2]
 local prefix, read_ms, epoch, idle_seconds, ledger = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -31,6 +33,9 @@ local events = tonumber(ARGV[6])
 --@include fence
 --@include entry
 local outbox_epoch, current_epoch = fence(meta)
+-- What the ledger is known to have: if it comes back older, that tells how much it lost.
+local seen = redis.call('HMGET', meta, 'settled', 'version', 'seq', 'ledger')
+if ledger ~= '' and seen[4] and seen[4] ~= ledger then return {} end
 -- As load.lua: a worker that was frozen comes back with rows that others have replaced since.
 local fresh = current_epoch == epoch and math.abs(now_ms - tonumber(read_ms)) <= 5000
 local declared = {}
@@ -110,8 +115,6 @@ for _, id in ipairs(leaving) do note_seq(id) end
 -- A field that is no number is another program's; the words are those by which `mend` is called.
 local function number(value) return tonumber(value or 0) or error('a field is not an integer') end
 
--- What the ledger is known to have: if it comes back older, that tells how much it lost.
-local seen = redis.call('HMGET', meta, 'settled', 'version', 'seq')
 -- An entry that no script numbered may lie above all that did.
 highest_seq = math.min(highest_seq, number(seen[3]))
 local settled_before, highest_version = number(seen[1]), number(seen[2])
