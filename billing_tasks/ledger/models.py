@@ -192,6 +192,7 @@ class Cursor(Base):
     accounted: Mapped[Numbers] = mapped_column(INT8MULTIRANGE(), server_default="{}")
     current_from: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    first_seen: Mapped[datetime] = mapped_column(server_default=sa.func.clock_timestamp())
 
 
 class IncidentRecord(Base):

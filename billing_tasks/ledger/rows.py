@@ -273,6 +273,7 @@ class OutboxCursor:
     accounted: Numbers  # those that were posted or set aside
     current_from: datetime | None  # when it was first known to be the epoch Redis numbers in; None: never
     ended_at: datetime | None  # when another one had taken its place
+    first_seen: datetime
 
 
 @dataclass(frozen=True, slots=True)

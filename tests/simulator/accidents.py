@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -22,12 +22,24 @@ _OLD_MS = (60_000, 3_600_000)
 _AHEAD_MS = 10 * 365 * 86_400_000
 
 
+#: shard, epoch, number
+Number = tuple[int, int, int]
+
+
 @dataclass
 class Saved:
     """A file of Redis, and what the oracle knew when it was written."""
 
     keys: list[tuple[bytes, bytes, int]]
     shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class Gone:
+    """An event that an accident took out of an outbox, booked or not; `known`: PostgreSQL had heard of its number."""
+
+    filed: Filed
+    known: bool
 
 
 @dataclass
@@ -40,10 +52,8 @@ class Accidents:
     broker: Broker
     saved: Saved | None = None
     #: outboxes that lost something PostgreSQL could have known of: shard, epoch
-    to_be_reported: set[tuple[int, int]] | None = None
-
-    def __post_init__(self) -> None:
-        self.to_be_reported = set()
+    to_be_reported: set[tuple[int, int]] = field(default_factory=set)
+    gone: dict[Number, Gone] = field(default_factory=dict)
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -109,10 +119,8 @@ class Accidents:
 
     def dated_ahead(self) -> bool:
         """Whether something is left that a clock dated which had run ahead, and that counts as loaded."""
-        loading = {self.world.send(self.world.commands.epoch(at)).epoch for at in range(SHARDS)}
-        loaded = [at for at, epoch in self.world.fields(KEYS, "loaded_at", "loaded_epoch") if epoch in loading]
-        now_ms = self.world.send(self.world.commands.server_time())
-        accounts = any(int(at) > now_ms for at in loaded if at is not None)
+        loading = {self.world.loading(at) for at in range(SHARDS)}
+        accounts = any(str(seen["loaded_epoch"]) in loading and seen["age_ms"] < 0 for seen in self.world.look(KEYS))
         return accounts or any(shard.dated_ahead for shard in self.oracle.shards)
 
     def idle_accounts_leave(self) -> str:
@@ -203,13 +211,15 @@ class Accidents:
     def _before(self, shards: list[Shard]) -> list[str]:
         """Right before Redis changes: which events will be missing, and does PostgreSQL know their outbox."""
         self.read_outboxes()
-        assert self.to_be_reported is not None
-        lost = self.oracle.redis_became(shards)
-        known = set(self.world.sql.execute("select shard, epoch from billing.outbox_cursors").fetchall())
-        for at, filed in lost:
-            if (at, epoch_of(filed)) in known:
-                self.to_be_reported.add((at, epoch_of(filed)))
-        return [filed.what for _, filed in lost]
+        gone = self.oracle.redis_became(shards)
+        cursors = self.world.sql.execute("select shard, epoch, seen from billing.outbox_cursors").fetchall()
+        known = {(at, epoch): seen for at, epoch, seen in cursors}
+        for at, filed in gone:
+            _, epoch, seq = number = number_of(at, filed)
+            self.gone[number] = Gone(filed, seq <= known.get((at, epoch), 0))
+            if (at, epoch) in known and not self.oracle.is_recorded(filed):
+                self.to_be_reported.add((at, epoch))
+        return [filed.what for _, filed in gone]
 
     def read_outboxes(self) -> None:
         """The oracle's outboxes are the real ones, to the last event."""
@@ -229,7 +239,8 @@ class Accidents:
         return self.world.send(Command(words, lambda reply: reply))
 
 
-def epoch_of(filed: Filed) -> int:
-    """The epoch of Redis in which it was filed, as PostgreSQL's cursors name it."""
+def number_of(at: int, filed: Filed) -> Number:
+    """Under which PostgreSQL accounts for it: `at` is its shard."""
     assert filed.entry_id is not None
-    return int(filed.entry_id.split("-")[0])
+    epoch, seq = filed.entry_id.split("-")
+    return at, int(epoch), int(seq)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from billing_tasks.ledger.rows import DeadLetterState
@@ -80,6 +80,20 @@ class Books:
     #: (quota, status) of every version that was ever committed
     versions: dict[Key, dict[int, tuple[int, str]]] = field(default_factory=dict)
     transactions: int = 0
+
+    def copy(self) -> Books:
+        """As they are now."""
+        users = {user: replace(account) for user, account in self.users.items()}
+        tokens = {token: replace(account) for token, account in self.tokens.items()}
+        versions = {key: dict(known) for key, known in self.versions.items()}
+        rest = {name: getattr(self, name).copy() for name in _COPIED}
+        return replace(self, users=users, tokens=tokens, versions=versions, **rest)
+
+    def restore(self, saved: Books) -> None:
+        """Everything but the count of transactions, which orders them, is as it was."""
+        copy = saved.copy()
+        for name in (*_COPIED, "users", "tokens", "versions"):
+            setattr(self, name, getattr(copy, name))
 
     def account(self, key: Key) -> Account:
         return (self.users if key[0] == "user" else self.tokens)[key[1]]
@@ -296,6 +310,9 @@ class Books:
             self.versions.setdefault(("user", user.id), {})[user.version] = (user.quota, user.status)
         for token in tokens:
             self.versions.setdefault(("token", token.id), {})[token.version] = (token.remain_quota, token.status)
+
+
+_COPIED = ("charges", "releases", "refunds", "dead_letters", "own_ids", "channels")
 
 
 def _again(fingerprint: str | None, event: Event) -> PostOutcome:

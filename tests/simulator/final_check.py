@@ -214,10 +214,11 @@ def check_incidents(h: History) -> None:
     """What an accident destroyed is on record, and nothing is on record without one."""
     found = h.world.sql.execute("select shard, epoch, kind from billing.incidents").fetchall()
     h.counts["incidents"] += len(found)
-    if not h.oracle.accidents:
+    h.restores.check()
+    if not h.oracle.accidents and not h.restores.count:
         # What PostgreSQL refused is passed over; booked after all, it looks like an outbox that went back.
         false = [row for row in found if row[2] != "rewind" or not h.counts["refused by PostgreSQL"]]
         demand(not false, Claim.NO_FALSE_ALARM, f"{false}")
-    for shard, epoch in sorted(h.accidents.to_be_reported or ()):
+    for shard, epoch in sorted(h.accidents.to_be_reported):
         told = any(at == shard and kind != "gap" and later > epoch for at, later, kind in found)
         demand(told, Claim.LOSS_IS_RECORDED, f"shard {shard}, epoch {epoch}; incidents: {found}")

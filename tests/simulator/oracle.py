@@ -52,6 +52,9 @@ class Oracle:
     newest: dict[Key, tuple[int, int]] = field(default_factory=dict)  # epoch and version it was last seen cached with
     destroyed: set[tuple[str, str, str]] = field(default_factory=set)  # see identity()
     accidents: int = 0
+    is_aware: Callable[[int], bool] = lambda _: True  # whether a shard of Redis knows PostgreSQL as it is
+    forgotten: bool = False  # PostgreSQL was restored to an earlier time
+    left: list[tuple[int, Filed]] = field(default_factory=list)  # what left an outbox, of which shard
     seen: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -90,6 +93,8 @@ class Oracle:
 
     def held(self, user: int, token: int, amount: int) -> None:
         """A hold was granted, and is not in the shard yet."""
+        if not self.is_aware(user % len(self.shards)):
+            return  # granted by what PostgreSQL had before it was restored
         for key in (("user", user), ("token", token)):
             row = self.books.account(key)
             version = self.version_in(key)
@@ -162,6 +167,9 @@ class Oracle:
 
     def _shard_in(self, key: str) -> Shard:
         return self.shards[self.tags.index(key.split("{", 1)[1].split("}", 1)[0])]
+
+    def _place(self, at: Shard) -> int:
+        return next(place for place, shard in enumerate(self.shards) if shard is at)
 
     def _plain(self, words: tuple[Any, ...], reply: Any) -> None:
         if words[0] == "XRANGE":
@@ -258,17 +266,24 @@ class Oracle:
         self.seen[f"load {reply}"] += 1
 
     def _settled(self, at: Shard, args: tuple[Any, ...], reply: Any) -> None:
+        if reply is None:  # booked by another run than the one known here
+            demand(self.forgotten, Claim.ANSWERS, "settled answers that PostgreSQL is another run")
+            return
         count = int(args[5])
         left, gone = at.settled([args[6 + i * 2] for i in range(count)])
         right = (len(left), gone, 0)
         demand(reply == right, Claim.ANSWERS, f"settled answers {reply}, right is {right} (removed, gone, mismatched)")
         self.seen["settled, gone before"] += gone
         for filed in left:
-            self._left_the_outbox(filed)
+            self._left_the_outbox(self._place(at), filed)
 
-    def _left_the_outbox(self, filed: Filed) -> None:
+    def _left_the_outbox(self, at: int, filed: Filed) -> None:
+        self.left.append((at, filed))
         kept = self.books.kept(filed.event)
         fine = kept or (filed.kind != Kind.CONFLICT and self.books.booked(filed.event))
+        if not fine and not self.is_aware(at):  # booked by the run before, and not heard of the next one
+            self.destroyed.add(identity(filed.event))
+            return
         demand(fine, Claim.BOOKED_OR_KEPT, f"{filed.what} is neither")
         if kept and filed.weight and filed.event.request_id in self.versions_of:
             # Refused, kept, and booked by another worker meanwhile: the one that removes it has no rows that say so.
@@ -278,21 +293,26 @@ class Oracle:
     # -- accidents ----------------------------------------------------------------------------------------
 
     def redis_became(self, shards: list[Shard]) -> list[tuple[int, Filed]]:
-        """Redis holds something else now; returns what was destroyed, with its shard."""
+        """Redis holds something else now; returns what is in no outbox any more, with its shard."""
         self.accidents += 1
-        lost = []
+        gone = []
         for at, (before, after) in enumerate(zip(self.shards, shards, strict=True)):
             back = set(after.outbox)
             for filed in before.outbox:
-                if filed in back or self.books.kept(filed.event):
+                if filed in back:
                     continue
-                if filed.kind == Kind.CONFLICT or not self.books.booked(filed.event):
-                    lost.append((at, filed))
+                gone.append((at, filed))
+                if not self.is_recorded(filed):
                     self.destroyed.add(identity(filed.event))
             after.run = before.run + 1
         self.shards[:] = shards
         self.unknown.clear()  # whatever is loaded from now on has it
-        return lost
+        return gone
+
+    def is_recorded(self, filed: Filed) -> bool:
+        """Booked or kept, by whatever way it came to PostgreSQL."""
+        booked = filed.kind != Kind.CONFLICT and self.books.booked(filed.event)
+        return booked or self.books.kept(filed.event)
 
     def accounted_for(self, event: Event, *, sent: bool) -> bool:
         """Whether something that was accepted ended anywhere. `sent`: as a message, which may be kept as it came."""

@@ -37,7 +37,7 @@ class Stage:
     def __post_init__(self) -> None:
         self.dice = Random(self.seed)
         self.profile = Profile.of(self.dice)
-        self.oracle = Oracle([Shard() for _ in range(SHARDS)], self.world.version_in)
+        self.oracle = Oracle([Shard() for _ in range(SHARDS)], self.world.version_in, is_aware=self.world.is_aware)
         self.oracle.seen = self.counts
         self.broker = Broker(self.dice, self.profile.lossy)
         self.actors: list[Actor] = []

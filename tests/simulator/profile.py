@@ -23,6 +23,7 @@ class Profile:
     poison: float
     damage: float  # by hand, in Redis
     outages: float
+    restores: float  # PostgreSQL to an earlier time
     spool: bool
     users: list[int]
 
@@ -46,6 +47,7 @@ class Profile:
             poison=some(0, 0, 0, 0.3),
             damage=some(0, 0, 0, 0, 0.2),
             outages=some(0, 0, 0.15),
+            restores=some(0, 0, 0, 0.1, 0.3),
             spool=dice.random() < 0.5,
             users=users,
         )

@@ -55,6 +55,11 @@ _TRUNCATE = f"""
     set session_replication_role = replica;
     truncate {", ".join(f"billing.{table}" for table in _TABLES)} restart identity cascade;
 """
+_SEQUENCES = """
+    select 'billing.' || sequencename as name, coalesce(last_value, start_value) as last,
+        last_value is not null as called
+    from pg_sequences where schemaname = 'billing'
+"""
 _BLOCKING = "select distinct unnest(pg_blocking_pids(pid)) from pg_locks where not granted"
 #: The run_id of a server that is not there any more.
 ANOTHER_RUN = "0" * 40
@@ -128,6 +133,7 @@ class World:
         self.redis: Any = self.runtime.holds.client
         self.sql = psycopg.connect(database_url, autocommit=True)
         self._emptied = 0
+        self._run = ""  # of PostgreSQL, since a restore
 
     def empty(self) -> None:
         """As at the beginning of every history."""
@@ -135,6 +141,7 @@ class World:
         self._emptied += 1
         emptying = _TRUNCATE if self._emptied % _TRUNCATE_EVERY == 1 else ""
         self.sql.execute(emptying + _EMPTY + _FILL)
+        self._run = ""
 
     def opening_versions(self) -> list[tuple[Key, int]]:
         """Of the accounts of a history that has just begun."""
@@ -177,20 +184,54 @@ class World:
     def look(self, keys: list[Key]) -> list[dict[str, Any]]:
         """Counters and cached accounts; `loaded`: as reserve.lua would see it."""
         names = ("held", "unposted", "balance", "version", "loaded_epoch", "loaded_at")
-        words = [("HMGET", self.commands.keys.meta(at), "epoch", "run_id", "replid") for at in range(SHARDS)]
+        words = [("HMGET", self.commands.keys.meta(at), "epoch", "loads", "run_id", "replid") for at in range(SHARDS)]
         metas = [Command(w, list) for w in words]
         reads = [Command(("HMGET", self.account_key(key), *names), list) for key in keys]
         now_ms, *replies = self.runtime.holds.send_all(Pipeline((self.commands.server_time(), *metas, *reads)))
         seen = []
         for key, reply in zip(keys, replies[SHARDS:], strict=True):
-            cached = dict(zip(names, [None if value is None else int(value) for value in reply], strict=True))
-            epoch, *run = replies[(key[1] if key[0] == "user" else TOKENS[key[1]][0]) % SHARDS]
+            cached: dict[str, Any] = dict(zip(names, map(_int_or_text, reply), strict=True))
+            epoch, loads, *run = replies[(key[1] if key[0] == "user" else TOKENS[key[1]][0]) % SHARDS]
             loaded = cached["loaded_epoch"] is not None and epoch is not None and ANOTHER_RUN.encode() not in run
-            loaded = loaded and cached["loaded_epoch"] == int(epoch)
+            loaded = loaded and cached["loaded_epoch"] == _int_or_text(epoch + b"." + loads if loads else epoch)
             seen.append({**cached, "loaded": loaded, "age_ms": now_ms - (cached["loaded_at"] or 0)})
         return seen
 
+    def loading(self, at: int) -> str:
+        """The epoch in which cached accounts of a shard count."""
+        return self.send(self.commands.epoch(at)).loading
+
     # -- PostgreSQL ---------------------------------------------------------------------------------------
+
+    def save_postgresql(self) -> None:
+        """All that is committed."""
+        copies = [f"create table saved.{table} as table billing.{table}" for table in _TABLES]
+        copies.append(f"create table saved.sequences as {_SEQUENCES}")
+        self.sql.execute("drop schema if exists saved cascade; create schema saved; " + "; ".join(copies))
+
+    def restore_postgresql(self) -> None:
+        """Into new files, as any restore. Sequences go back, too."""
+        inserts = [f"insert into billing.{table} overriding system value table saved.{table}" for table in _TABLES]
+        self.sql.execute(_TRUNCATE + "; ".join(inserts) + "; set session_replication_role = origin")
+        self.sql.execute("select setval(name, last, called) from saved.sequences")
+        ((self._run,),) = self.sql.execute("select billing.server_run()").fetchall()
+
+    def is_aware(self, at: int) -> bool:
+        """Whether this shard of Redis knows which run of PostgreSQL answers, or none at all."""
+        known = self.redis.execute_command("HGET", self.commands.keys.meta(at), "ledger")
+        return not self._run or known is None or known.decode() == self._run
+
+    def lost_numbers(self) -> set[tuple[int, int, int]]:
+        """Shard, epoch and number of what incidents say is gone."""
+        return self._numbers("select shard, coalesce(of_epoch, epoch), unnest(lost) as part from billing.incidents")
+
+    def accounted_numbers(self) -> set[tuple[int, int, int]]:
+        """Of what was posted or set aside."""
+        return self._numbers("select shard, epoch, unnest(accounted) as part from billing.outbox_cursors")
+
+    def _numbers(self, parts: str) -> set[tuple[int, int, int]]:
+        rows = self.sql.execute(f"select *, lower(part), upper(part) from ({parts}) as found").fetchall()
+        return {(shard, epoch, seq) for shard, epoch, _, first, end in rows for seq in range(first, end)}
 
     def call_queueing(self, call: Callable[[Any], Any], parked: list[Parked], let_go: Callable[[Parked], None]) -> Any:
         """A call of the ledger that waits for locks; transactions that hold them are let go while it waits."""
@@ -205,6 +246,12 @@ class World:
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
+
+
+def _int_or_text(value: bytes | None) -> int | str | None:
+    if value is None:
+        return None
+    return int(value) if value.lstrip(b"-").isdigit() else value.decode()
 
 
 def _run(call: Callable[[Any], Any], ledger: WatchedLedger, outcome: list[Any]) -> None:

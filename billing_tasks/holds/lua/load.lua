@@ -24,7 +24,8 @@ Returns {outcome}
   OLDER         a newer version was there already
   TOO_LATE      the reading began more than 5 seconds ago, or this server's clock was set
   OTHER_EPOCH   the server was restarted, restored or promoted meanwhile
-  OTHER_LEDGER  PostgreSQL is another run than before (new_ledger.lua)
+  OTHER_LEDGER  PostgreSQL is another run than before (new_ledger.lua); or none is known here, and the row does not
+                say of which it is: if PostgreSQL is restored next, it would count as the new run's
 ]]
 local meta, account = KEYS[1], KEYS[2]
 local began_ms, epoch, idle_seconds, version = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
@@ -38,6 +39,8 @@ local known_ledger, highest = unpack(redis.call('HMGET', meta, 'ledger', 'versio
 if ledger ~= '' then
   if known_ledger and known_ledger ~= ledger then return {'OTHER_LEDGER'} end
   if not known_ledger then redis.call('HSET', meta, 'ledger', ledger) end
+elseif not known_ledger then
+  return {'OTHER_LEDGER'}
 end
 local known = redis.call('HMGET', account, 'version', 'loaded_epoch', 'floor_epoch')
 -- floor_epoch: the account is not loaded, but a settlement said that less than this version is old.

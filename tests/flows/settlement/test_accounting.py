@@ -2,59 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
-
 import pytest
 
-from billing_tasks.errors import BillingError, Unavailable
-from billing_tasks.flows.settlement import ring
 from billing_tasks.ledger.outboxes import OutboxLook
-from billing_tasks.ledger.store import Ledger
-from billing_tasks.model.events import Event
-from billing_tasks.model.ids import new_request_id
-from billing_tasks.model.posting import OutboxPart, PostedBatch
-from tests.conftest import EMPTY, Billing, Payer
-
-
-def look(billing: Billing) -> None:
-    billing.runtime.run(ring.ring_stale(commands=billing.runtime.commands, settings=billing.settings))
-
-
-def outbox(billing: Billing, payer: Payer) -> str:
-    keys = billing.runtime.commands.keys
-    return keys.outbox(keys.shard_of(payer[0]))
-
-
-def use(billing: Billing, payer: Payer, times: int) -> None:
-    for _ in range(times):
-        billing.use(billing.reserve(payer, 10), 10)
-
-
-def lose_events(billing: Billing, payer: Payer, first: int, last: int) -> None:
-    """Events by their place in the outbox, with their weight: what a bug or a stranger may do."""
-    entries = billing.redis("XRANGE", outbox(billing, payer), "-", "+")[first - 1 : last]
-    for entry_id, _ in entries:
-        billing.redis("XDEL", outbox(billing, payer), entry_id)
-    keys = billing.runtime.commands.keys
-    for account in (billing.user_key(payer[0]), keys.token(keys.shard_of(payer[0]), payer[1])):
-        billing.redis("HINCRBY", account, "unposted", -10 * len(entries))
-
-
-def restart(billing: Billing, payer: Payer) -> None:
-    """With all it knows; to the scripts it is another run."""
-    keys = billing.runtime.commands.keys
-    billing.redis("HSET", keys.meta(keys.shard_of(payer[0])), "run_id", "0" * 40)
-
-
-def incidents(billing: Billing) -> list[tuple[str, int | None]]:
-    found = billing.runtime.ledger.incidents()
-    return [(incident.kind, incident.events_bound) for incident in reversed(found)]
-
-
-def accounted(billing: Billing) -> list[tuple[tuple[int, int], ...]]:
-    return [cursor.accounted for cursor in billing.runtime.ledger.outbox_cursors() if cursor.accounted]
+from billing_tasks.model.posting import OutboxPart
+from tests.conftest import Billing
+from tests.flows.settlement.accounting import incidents, look, lose_events, outbox, restart, use
 
 
 def test_an_outbox_that_is_deleted_before_a_restart_is_missed(billing: Billing) -> None:
@@ -210,97 +163,6 @@ def test_verify_names_what_no_incident_knows_yet(billing: Billing) -> None:
     look(billing)
 
 
-class Dies(Exception):
-    """A worker that is gone."""
-
-
-def _dying(name: str) -> Callable[..., None]:
-    def dies(*_: object, **__: object) -> None:
-        raise Dies
-
-    dies.__name__ = name  # what the flows call it by
-    return dies
-
-
-def _a_refund(billing: Billing, payer: Payer) -> None:
-    reservation = billing.reserve(payer, 10)
-    billing.use(reservation, 10)
-    billing.settle()
-    billing.bk.refund_charge(user_id=payer[0], request_id=reservation.request_id, refund_id="case")
-
-
-def _usage_of_an_unknown_token(billing: Billing, payer: Payer) -> None:
-    use(billing, payer, 1)
-    billing.sql(f"set session_replication_role = replica; delete from billing.tokens where id = {payer[1]}")
-
-
-def _usage_that_can_not_be_stored(billing: Billing, payer: Payer) -> None:
-    billing.sql("update billing.users set used_quota = 9223372036854775800 where id = %s", payer[0])
-    use(billing, payer, 1)
-
-
-def _usage_in_two_versions(billing: Billing, payer: Payer) -> None:
-    reservation = billing.reserve(payer, 20)
-    billing.use(reservation, 10)
-    with suppress(BillingError):
-        billing.use(reservation, 20)
-
-
-@pytest.mark.parametrize(
-    ("file", "dies_in"),
-    [
-        (_a_refund, "post_refund"),
-        (_usage_of_an_unknown_token, "add_dead_letter"),
-        (_usage_that_can_not_be_stored, "add_dead_letter"),
-        (_usage_in_two_versions, "add_dead_letter"),
-    ],
-)
-def test_what_was_neither_booked_nor_kept_when_its_worker_died_is_missed(
-    billing: Billing,
-    monkeypatch: pytest.MonkeyPatch,
-    file: Callable[[Billing, Payer], None],
-    dies_in: str,
-) -> None:
-    """Redis loses the outbox right after."""
-    payer = billing.payer()
-    file(billing, payer)
-    look(billing)
-    with monkeypatch.context() as patch:
-        patch.setattr(Ledger, dies_in, _dying(dies_in))
-        with pytest.raises(Dies):
-            billing.settle()
-    billing.redis("FLUSHALL")
-    other = billing.payer()
-    keys = billing.runtime.commands.keys
-    while keys.shard_of(other[0]) != keys.shard_of(payer[0]):
-        other = billing.payer()
-    billing.reserve(other, 1)
-    look(billing)
-    assert billing.verify().events_missing >= 1
-    billing.sql(EMPTY)
-    billing.redis("FLUSHALL")
-
-
-def test_a_batch_with_refunds_and_refusals_leaves_no_number_open(billing: Billing) -> None:
-    payer = billing.payer()
-    _a_refund(billing, payer)
-    use(billing, payer, 2)
-    _usage_in_two_versions(billing, payer)
-    use(billing, payer, 1)
-    billing.bk.refund_charge(user_id=payer[0], request_id=new_request_id(), refund_id="of nothing")
-    use(billing, payer, 1)
-    billing.settle()
-    look(billing)
-    assert accounted(billing) == [((1, 9),)]
-    assert len(billing.runtime.ledger.dead_letters()) == 2
-    assert incidents(billing) == []
-    restart(billing, payer)
-    use(billing, payer, 1)
-    look(billing)
-    assert billing.verify().events_missing == 0
-    billing.settle()
-
-
 def test_a_look_that_is_told_late_finds_no_gap(billing: Billing) -> None:
     ledger, epoch = billing.runtime.ledger, 1_795_738_391_437_846
     ledger.observe_outboxes([OutboxLook(0, epoch, 6, oldest=(epoch, 1))], backlog_limit=24)
@@ -309,49 +171,6 @@ def test_a_look_that_is_told_late_finds_no_gap(billing: Billing) -> None:
     assert incidents(billing) == []
     ledger.observe_outboxes([OutboxLook(0, epoch, 6, oldest=())], backlog_limit=24)
     assert incidents(billing) == [("gap", 6)]
-
-
-def test_two_drainers_meet_an_entry_that_one_of_them_drops_first(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    payer = billing.payer()
-    billing.redis("XADD", outbox(billing, payer), "5-1", "event", "?", "payload", "?")
-    commands = type(billing.runtime.commands)
-    drop = commands.drop
-
-    def another_first(self: Any, shard: int, entries: Any) -> Any:
-        billing.runtime.holds.send(drop(self, shard, entries))
-        return drop(self, shard, entries)
-
-    monkeypatch.setattr(commands, "drop", another_first)
-    billing.settle()
-    assert billing.redis("XLEN", outbox(billing, payer)) == 0
-    assert len(billing.runtime.ledger.dead_letters()) == 1
-
-
-def test_a_server_that_was_restored_in_the_middle_of_a_batch_accounts_for_nothing_of_it(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch with a refund takes several calls; what the first ones booked may be gone with the run that booked it."""
-    payer = billing.payer()
-    _a_refund(billing, payer)
-    use(billing, payer, 1)
-    post_refund = Ledger.post_refund
-
-    def and_then_another_run(self: Ledger, shard: int, event: Event) -> PostedBatch:
-        answer = post_refund(self, shard, event)
-        billing.sql("vacuum full billing.users")  # as after a restore, its file has another name
-        return answer
-
-    and_then_another_run.__name__ = "post_refund"
-    with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "post_refund", and_then_another_run)
-        with pytest.raises(Unavailable, match="PostgreSQL was restarted while a batch of outbox"):
-            billing.settle()
-    assert accounted(billing) == [((1, 1),)]
-    assert billing.settle().duplicates == 2
-    assert accounted(billing) == [((1, 3),)]
-    assert incidents(billing) == []
 
 
 def test_verify_waits_for_no_request_to_see_that_redis_came_back_older(billing: Billing) -> None:
@@ -366,3 +185,31 @@ def test_verify_waits_for_no_request_to_see_that_redis_came_back_older(billing: 
     assert billing.verify().findings == []
     look(billing)
     assert incidents(billing) == [("rewind", 0)]
+
+
+def test_a_late_look_of_an_epoch_in_between_ends_no_epoch_that_goes_on(billing: Billing) -> None:
+    """Redis came back older twice; nothing had been posted of the life in between, and a watcher tells of it last."""
+    ledger = billing.runtime.ledger
+    first, between, today = (1_795_738_391_000_000 + number for number in range(3))
+    of_today = OutboxLook(0, today, 1, before_epoch=first, before_seq=3, oldest=())
+    ledger.post_outboxes([], [OutboxPart(0, first, ((1, 3),))])
+    ledger.post_outboxes([], [OutboxPart(0, today, ((1, 1),))])
+    ledger.observe_outboxes([of_today], backlog_limit=24)
+    ledger.observe_outboxes([OutboxLook(0, between, 10, before_epoch=first, before_seq=3, oldest=())], backlog_limit=24)
+    assert incidents(billing) == [("new_epoch", 0)]
+    ledger.observe_outboxes([of_today], backlog_limit=24)
+    assert incidents(billing) == [("new_epoch", 0), ("gap", 10)]
+
+
+def test_an_epoch_that_is_lower_begins_once_the_higher_one_is_told_no_more(billing: Billing) -> None:
+    """A clock had run ahead by some minutes, and Redis was emptied since."""
+    ledger, ahead = billing.runtime.ledger, 1_795_738_391_000_000
+    ledger.observe_outboxes([OutboxLook(0, ahead, 3, oldest=(ahead, 1))], backlog_limit=24)
+    now = OutboxLook(0, ahead - 100, 1, oldest=(ahead - 100, 1))
+    ledger.observe_outboxes([now], backlog_limit=24)
+    assert incidents(billing) == []
+    billing.sql("update billing.outbox_cursors set looked_at = looked_at - interval '2 minutes',"
+                " first_seen = first_seen - interval '100 seconds'")  # fmt: skip
+    ledger.observe_outboxes([now], backlog_limit=24)
+    assert incidents(billing) == [("rewind", 3)]
+    ledger.post_outboxes([], [OutboxPart(0, ahead - 100, ((1, 1),))])

@@ -3,7 +3,8 @@
 alter table billing.outbox_cursors
     add column accounted    int8multirange not null default '{}',  -- the numbers that were posted or set aside
     add column current_from timestamptz,  -- when this was first known to be the epoch in which Redis numbers; null: never
-    add column ended_at     timestamptz;  -- when another epoch had taken its place; null: it has not ended
+    add column ended_at     timestamptz,  -- when another epoch had taken its place; null: it has not ended
+    add column first_seen   timestamptz not null default clock_timestamp();
 
 alter table billing.incidents
     add column of_epoch  bigint,                               -- whose numbers from_seq to to_seq are; null: of `epoch`
@@ -110,6 +111,22 @@ as $$
         where shard = p_shard and epoch = p_epoch and billing.numbers(p_first_seq, p_last_seq) <@ accounted)
 $$;
 
+-- billing.is_current(cursor) -> whether Redis numbers in this epoch, which a look has just told for the first time
+--
+-- Numbers of epochs grow. A lower one than today's is of a look that is told late, unless today's came from a clock that
+-- had run ahead: it lies in the future, or no look has told of it since this one was first seen, for longer than a living
+-- epoch stays without a note (a minute).
+create function billing.is_current(p_cursor billing.outbox_cursors) returns boolean
+language sql stable
+as $$
+    select not exists (
+        select from billing.outbox_cursors as c
+        where c.shard = p_cursor.shard and c.epoch > p_cursor.epoch and c.current_from is not null and c.ended_at is null
+          and c.epoch < extract(epoch from clock_timestamp() + interval '1 hour') * 1000000
+          and not (p_cursor.first_seen < clock_timestamp() - interval '90 seconds'
+                   and coalesce(c.looked_at, c.current_from) < p_cursor.first_seen))
+$$;
+
 -- billing.move_cursor(shard, epoch, first_seq, last_seq, seen, newly_posted) -> void
 --
 -- Notes which numbers of a shard's outbox were posted. Called by post_batch in its transaction, range by range, and
@@ -205,6 +222,7 @@ begin
         perform billing.move_cursor(v_look.shard, v_look.epoch, null, null, v_look.seq, 0);
         select * into v_cursor from billing.outbox_cursors where shard = v_look.shard and epoch = v_look.epoch;
         if v_cursor.current_from is null then
+            continue when not billing.is_current(v_cursor);
             perform billing.begin_epoch(v_look.shard, v_look.epoch);
         end if;
         continue when v_cursor.ended_at is not null and v_cursor.current_from is not null;  -- an old look that came late
