@@ -5,60 +5,45 @@ A change of the product that moves one of these lines breaks `make mutants` with
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Cut(NamedTuple):
-    """`old` must be there exactly once. where: lua:<script> (lua:* each that has it), sql:<file>, py:<module>"""
-
-    where: str
-    old: str
-    new: str = ""
-
-
-Guard = tuple[str, str, tuple[Cut, ...], str]
-
-
-def _guard(name: str, without: str, *cuts: Cut, survives: str = "") -> Guard:
-    return name, without, cuts, survives
-
+from tests.simulator.cuts import Cut, Guard, guard
+from tests.simulator.guards_of_loss import OF_LOSS
 
 _POST = "sql:post_batch_v2"
 _SETTLE = "py:billing_tasks.flows.settlement.settle"
 
 LUA: list[Guard] = [
-    _guard(
+    guard(
         "load: version",
         "an older row never replaces a newer cached account",
         Cut("lua:load", "if comparable and tonumber(known[1]) > tonumber(version) then return {'OLDER'} end"),
     ),
-    _guard(
+    guard(
         "load: epoch",
         "a row read in another run of Redis is not loaded",
         Cut("lua:load", "if current_epoch ~= epoch then return {'OTHER_EPOCH'} end", "epoch = current_epoch"),
     ),
-    _guard(
+    guard(
         "load: too late",
         "a row read long ago is not loaded",
         Cut("lua:load", "if math.abs(now_ms - began_ms) > 5000 then return {'TOO_LATE'} end"),
         survives="such an account is dated back, so reserve loads it anew; unless PostgreSQL is away just then",
     ),
-    _guard(
+    guard(
         "reserve: epoch",
         "an account cached in an older run of Redis is not used",
         Cut("lua:reserve", "if u[6] ~= epoch or t[6] ~= epoch or not (u[4] and t[4])", "if not (u[4] and t[4])"),
     ),
-    _guard(
+    guard(
         "fence: run_id",
         "run_id is compared",
         Cut("lua:*", "if run_id ~= ARGV[#ARGV] or replid ~= ARGV[#ARGV - 1] then", "if not run_id then"),
     ),
-    _guard(
+    guard(
         "fence: replid",
         "the replication id is compared: an old primary that is promoted again keeps its run_id",
         Cut("lua:*", "if run_id ~= ARGV[#ARGV] or replid ~= ARGV[#ARGV - 1] then", "if run_id ~= ARGV[#ARGV] then"),
     ),
-    _guard(
+    guard(
         "reserve: check of the user",
         "the user's available quota is checked",
         Cut(
@@ -66,7 +51,7 @@ LUA: list[Guard] = [
             "if available < wanted then return 'INSUFFICIENT_USER_QUOTA', available, user_age end",
         ),
     ),
-    _guard(
+    guard(
         "reserve: unposted",
         "usage that is not booked yet counts",
         Cut(
@@ -75,17 +60,17 @@ LUA: list[Guard] = [
             "local available = tonumber(u[1]) - tonumber(u[2] or 0)\n  if available < wanted",
         ),
     ),
-    _guard(
+    guard(
         "reserve: a busy account stays",
         "an account with a hold does not expire",
         Cut("lua:reserve", "if tonumber(u[2] or 0) + tonumber(u[3] or 0) == 0 then redis.call('PERSIST', user) end"),
     ),
-    _guard(
+    guard(
         "extend: check of the payer",
         "a hold grows within what is available",
         Cut("lua:extend", "  if refusal then return answer(refusal, a, b) end"),
     ),
-    _guard(
+    guard(
         "extend: its owner",
         "no user changes another user's hold",
         Cut(
@@ -94,27 +79,27 @@ LUA: list[Guard] = [
         ),
         survives="no gateway of a history names another user's request; test_extend.py does",
     ),
-    _guard(
+    guard(
         "extend: what was asked for first",
         "a reservation that is repeated is the same after its hold has grown",
         Cut("lua:extend", "asked or 'asked:' .. held", "'-'"),
     ),
-    _guard(
+    guard(
         "extend: closed holds",
         "a hold that has ended is not opened again",
         Cut("lua:extend", "if state ~= 'held' then return answer('HOLD_CLOSED', state) end"),
     ),
-    _guard(
+    guard(
         "extend: a busy account stays",
         "an account with a hold does not expire",
         Cut("lua:extend", "redis.call('PERSIST', user)\nredis.call('PERSIST', token)\n"),
     ),
-    _guard(
+    guard(
         "consume: a busy account stays",
         "an account with usage does not expire",
         Cut("lua:consume", "  redis.call('PERSIST', user)\n"),
     ),
-    _guard(
+    guard(
         "consume: tombstone",
         "a consume that is repeated is not filed again",
         Cut(
@@ -123,22 +108,22 @@ LUA: list[Guard] = [
         ),
         Cut("lua:consume", "if state == 'consumed' or (state and", "if (state and"),
     ),
-    _guard(
+    guard(
         "release: tombstone",
         "a hold is given back once",
         Cut("lua:release", "if state ~= 'held' then return {'ALREADY_RELEASED', 0, 0} end"),
     ),
-    _guard(
+    guard(
         "expire: due",
         "only what is due expires",
         Cut("lua:expire", "if expires_at and tonumber(expires_at) > now_ms then return {'NOT_DUE', 0, 0} end"),
     ),
-    _guard(
+    guard(
         "expire: weight",
         "expired quota waits for its booked release",
         Cut("lua:expire", "held, asked, held, payload", "held, asked, '0', payload"),
     ),
-    _guard(
+    guard(
         "settled: version",
         "an older row never replaces a newer cached account",
         Cut(
@@ -147,22 +132,22 @@ LUA: list[Guard] = [
             "else",
         ),
     ),
-    _guard(
+    guard(
         "settled: floor",
         "rows of another run of Redis tell what is too old to load",
         Cut("lua:settled", "if not trusted or known_version < tonumber(row_version) then", "if false then"),
     ),
-    _guard(
+    guard(
         "settled: epoch",
         "rows read in another run of Redis are not cached in this one",
         Cut("lua:settled", "local fresh = current_epoch == epoch and", "epoch = current_epoch\nlocal fresh ="),
     ),
-    _guard(
+    guard(
         "settled: removal",
         "weight leaves with its event",
         Cut("lua:settled", "#leaving > 0 and redis.call('XDEL', outbox, unpack(leaving)) or 0", "#leaving"),
     ),
-    _guard(
+    guard(
         "settled: weight from the caller",
         "weight is the entry's own, if it is still there",
         Cut(
@@ -173,7 +158,7 @@ LUA: list[Guard] = [
             "    if w then add(key_of('user', u), tonumber(w)) add(key_of('token', t), tonumber(w)) end",
         ),
     ),
-    _guard(
+    guard(
         "leave: looks once more",
         "a drainer leaves an empty outbox only",
         Cut("lua:leave", "if redis.call('XLEN', outbox) > 0 then return {'NOT_EMPTY'} end"),
@@ -186,7 +171,7 @@ _ALL_EVENTS = (
 )
 
 SQL: list[Guard] = [
-    _guard(
+    guard(
         "post_batch: sums of inserted rows",
         "only rows that were inserted are charged",
         Cut(
@@ -196,7 +181,7 @@ SQL: list[Guard] = [
             "              from unnest(v_events) as e where e.kind = 'consume' group by e.user_id)",
         ),
     ),
-    _guard(
+    guard(
         "post_batch: unique key",
         "an entry's id is the request's",
         Cut(
@@ -205,7 +190,7 @@ SQL: list[Guard] = [
             "select billing.new_entry_id(), e.kind, e.request_id, e.user_id",
         ),
     ),
-    _guard(
+    guard(
         "post_batch: token's owner",
         "no user pays with another user's token",
         Cut(
@@ -214,7 +199,7 @@ SQL: list[Guard] = [
             "where",
         ),
     ),
-    _guard(
+    guard(
         "post_batch: row locks",
         "two batches of one user queue",
         Cut(_POST, "perform from billing.users where id = any (v_user_ids) order by id for no key update;"),
@@ -224,12 +209,12 @@ SQL: list[Guard] = [
         ),
         survives="Redis must come back older while a consume waits before COMMIT; test_concurrency.py shows it",
     ),
-    _guard(
+    guard(
         "post_batch: a hold that was used",
         "a hold that was consumed is not released as well",
         Cut(_POST, "and (e.kind = 'consume' or e.request_id <> all (v_used))"),
     ),
-    _guard(
+    guard(
         "post_batch: a hold that was released",
         "a hold that was released is not consumed as well",
         Cut(
@@ -238,7 +223,7 @@ SQL: list[Guard] = [
             "coalesce(e.held_quota, 0)",
         ),
     ),
-    _guard(
+    guard(
         "post_refund: row lock",
         "two refunds of one charge queue",
         Cut(
@@ -248,12 +233,12 @@ SQL: list[Guard] = [
         ),
         Cut("sql:post_refund_v2", "perform from billing.tokens where id = v_charge.token_id for no key update;"),
     ),
-    _guard(
+    guard(
         "post_refund: limit",
         "refunds stay within the charge",
         Cut("sql:post_refund_v2", "if v_quota > v_left or v_left = 0 then", "if v_quota <= 0 then"),
     ),
-    _guard(
+    guard(
         "post_refund: refund_id",
         "a refund_id is booked once",
         Cut(
@@ -264,24 +249,26 @@ SQL: list[Guard] = [
             "    if true then\n        select p_charge",
         ),
     ),
-    _guard(
+    guard(
         "edits elsewhere: version",
         "another program's edit gets a version",
         Cut(
-            "sql:guard_accounts",
-            "new.version := nextval('billing.versions');\n    perform billing.book_user_change(",
-            "perform billing.book_user_change(",
+            "sql:guard_versions",
+            "        new.version := billing.next_version(old.version);\n"
+            "        if not v_drawn then\n"
+            "            perform billing.book_user_change(",
+            "        if not v_drawn then\n            perform billing.book_user_change(",
         ),
     ),
-    _guard(
+    guard(
         "move_cursor: new epoch",
         "an outbox that began anew is an incident",
-        Cut("sql:move_cursor", "        if found and not exists (", "        if false and not exists ("),
+        Cut("sql:move_cursor", "    if found and not exists (select", "    if false and not exists (select"),
     ),
 ]
 
 FLOWS: list[Guard] = [
-    _guard(
+    guard(
         "settle: dead letters first",
         "a dead letter is kept before its event leaves the outbox",
         Cut(
@@ -294,7 +281,7 @@ FLOWS: list[Guard] = [
             "    replies = await together(calls)\n    batch.numbers = await record.keep(batch.refused)\n",
         ),
     ),
-    _guard(
+    guard(
         "settle: cached accounts with the removal",
         "cached accounts are written no later than their events leave",
         Cut(_SETTLE, "users=users,\n                tokens=tokens,", "users=[],\n                tokens=[],"),
@@ -307,7 +294,7 @@ FLOWS: list[Guard] = [
             "        batch.lease, users=batch.users.values(), tokens=batch.tokens.values(), commands=d.commands)\n",
         ),
     ),
-    _guard(
+    guard(
         "settle: PostgreSQL first",
         "events leave the outbox after they are booked",
         Cut(
@@ -316,7 +303,7 @@ FLOWS: list[Guard] = [
             "        await _settled(batch, meanwhile.d)\n        await _post(batch.bookable, batch, meanwhile)\n",
         ),
     ),
-    _guard(
+    guard(
         "settle: refunds after charges",
         "a batch's refunds are booked after its consumes",
         Cut(
@@ -333,7 +320,7 @@ FLOWS: list[Guard] = [
         ),
         survives="a refund that comes too early becomes a dead letter, which is tried again",
     ),
-    _guard(
+    guard(
         "consume: booked at once without Redis",
         "usage is booked when Redis does not answer",
         Cut(
@@ -342,7 +329,7 @@ FLOWS: list[Guard] = [
             "        return Receipt(event.request_id, event.quota)",
         ),
     ),
-    _guard(
+    guard(
         "consume: a refusal is kept",
         "what PostgreSQL refuses at once is kept as a dead letter",
         Cut(
@@ -350,11 +337,11 @@ FLOWS: list[Guard] = [
             "        if not outcome.booked:\n            await keep([await of_refusal(event, outcome)])\n",
         ),
     ),
-    _guard(
+    guard(
         "top up: once per id",
         "an id that was booked is not booked again",
         Cut("py:billing_tasks.ledger.top_ups", "    if claimed is not None:\n", "    if True:\n"),
     ),
 ]
 
-GUARDS = LUA + SQL + FLOWS
+GUARDS = LUA + SQL + FLOWS + OF_LOSS

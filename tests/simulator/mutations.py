@@ -14,7 +14,8 @@ from typing import Any
 
 from billing_tasks.holds.commands import command
 from billing_tasks.holds.scripts import Script
-from tests.simulator.guards import GUARDS, Cut
+from tests.simulator.cuts import Cut
+from tests.simulator.guards import GUARDS
 from tests.simulator.world import World
 
 
@@ -43,7 +44,9 @@ def newest_sql(name: str) -> str:
     """The SQL file of that name, of the newest revision that has it; repeatable, as mutants need it."""
     versions = Path(str(resources.files("billing_tasks.ledger.migrations"))) / "versions"
     text = max(versions.glob(f"*/{name}.sql")).read_text()
-    return text.replace("create function", "create or replace function")
+    for kind in ("function", "trigger"):
+        text = text.replace(f"create {kind}", f"create or replace {kind}")
+    return text[text.index("create or replace") :]  # tables that the file makes are there
 
 
 @contextmanager
@@ -80,7 +83,16 @@ def _cut(text: str, cuts: list[Cut]) -> str:
 
 
 def _run_in(module: Any, source: str) -> None:
+    """Other modules have imported its classes: those stay, with the methods of the new ones."""
+    before = {
+        name: one for name, one in vars(module).items() if isinstance(one, type) and one.__module__ == module.__name__
+    }
     exec(compile(source, module.__file__, "exec"), module.__dict__)
+    for name, known in before.items():
+        for member, value in vars(vars(module)[name]).items():
+            if inspect.isfunction(value):
+                setattr(known, member, value)
+        setattr(module, name, known)
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Restores:
 
         Of two kinds of accidents one hides how much the other took.
         """
+        demand(not self.unaware(), Claim.CACHE, "Redis has not heard that PostgreSQL was restored")
         told, accounted = self.world.lost_numbers(), self.world.accounted_numbers()
         lacking = {number_of(at, filed) for at, filed in self.lacking()}
         gone, is_recorded = self.accidents.gone, self.oracle.is_recorded

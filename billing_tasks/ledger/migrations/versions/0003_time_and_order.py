@@ -17,6 +17,8 @@ def upgrade() -> None:
         op.get_bind(),
         __file__,
         "outbox_accounts",
+        "move_cursor",
+        "observe_outboxes",
         "post_batch_v2",
         "server_run",
         "guard_versions",
