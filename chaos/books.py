@@ -194,7 +194,8 @@ def _read_redis(client: Any, settings: Settings, books: Books, first_user_id: in
             _read_hold(client.get(key), name, books, first_user_id)
         elif which in ("user", "token"):
             if shard not in epochs:
-                epochs[shard] = _text(client.hget(f"{shard}}}:meta", "epoch"))
+                epoch, loads = map(_text, client.hmget(f"{shard}}}:meta", "epoch", "loads"))
+                epochs[shard] = f"{epoch}.{loads}" if loads else epoch
             fields = {_text(field): _text(value) for field, value in client.hgetall(key).items()}
             cached = books.cached_users if which == "user" else books.cached_tokens
             cached[int(name)] = _cached(fields, epochs[shard], now_ms)

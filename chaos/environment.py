@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +107,10 @@ class Environment:
         valkey = self.processes[name].process
         assert isinstance(valkey, EmbeddedValkey)
         return valkey
+
+    def clock_of(self, name: str) -> Path:
+        """The file that says by how much a process's clock is wrong."""
+        return self.state.folder("clocks") / name
 
     def answer_at_the_address(self, name: str) -> None:
         """New connections reach this one from now on, as behind a service's name."""
@@ -212,7 +216,10 @@ class Environment:
             replace(
                 worker,
                 name=f"worker-{number + 1}",
-                argv=tuple(word.replace("worker1@", f"worker{number + 1}@") for word in worker.argv),
+                argv=self._with_clock(
+                    f"worker-{number + 1}", [word.replace("worker1@", f"worker{number + 1}@") for word in worker.argv]
+                ),
+                environ={**worker.environ, **_finds_chaos()},
             )
             for number in range(self.options.workers)
         ]
@@ -223,10 +230,18 @@ class Environment:
         rate = self.options.rate / self.options.gateways
         kind = "threads" if number % 3 == 1 else "async"
         argv = (sys.executable, "-m", "chaos.gateway_process", str(self.journals), name, str(rate), kind)
-        # Chaos is not installed: a gateway finds it in this checkout, from wherever the run was started.
-        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
         spool = {"BILLING_SPOOL_FOLDER": str(self.spools / name)}
-        return Part(name=name, argv=argv, environ={"PYTHONPATH": path, **spool})
+        return Part(name=name, argv=self._with_clock(name, argv), environ={**_finds_chaos(), **spool})
+
+    def _with_clock(self, name: str, argv: Sequence[str]) -> tuple[str, ...]:
+        """`python -m module` with a clock that can be set."""
+        python, dash_m, *rest = argv
+        return (python, dash_m, "chaos.clock", str(self.clock_of(name)), *rest)
+
+
+def _finds_chaos() -> dict[str, str]:
+    """Chaos is not installed: a process finds it in this checkout, from wherever the run was started."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))}
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

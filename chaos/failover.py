@@ -63,7 +63,7 @@ class Failover:
         try:
             if not _caught_up(old, new):
                 return ""
-            self._cut_ms = _now_ms()
+            self._cut_ms = now_ms()
             new.replicaof("NO", "ONE")
         except redis.RedisError:
             return ""
@@ -80,11 +80,16 @@ class Failover:
                 return
             self._promote_at = None
             self._take_over()
-            self.gaps.append((self._cut_ms, _now_ms()))
+            self.gaps.append((self._cut_ms, now_ms()))
         if self._to_demote and self._environment.processes["standby"].is_up:
             with suppress(redis.RedisError):
                 follow(self._environment.valkey("standby"), self._environment.valkey("redis"))
                 self._to_demote = False
+
+    @property
+    def is_behind(self) -> bool:
+        """A replica that lags takes over soon."""
+        return self._promote_at is not None
 
     def _ready(self) -> bool:
         both = (self._environment.processes[name] for name in ("redis", "standby"))
@@ -125,7 +130,8 @@ def _caught_up(old: Any, new: Any) -> bool:
     return False
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """This machine's clock, as the journals have it."""
     return time.time_ns() // 1_000_000
 
 

@@ -31,6 +31,8 @@ class Fault(StrEnum):
     POSTGRES = "PostgreSQL killed"
     POSTGRES_QUIT = "PostgreSQL stopped at once"
     POSTGRES_BACKEND = "PostgreSQL backend killed"
+    POSTGRES_RESTORED = "PostgreSQL restored to an earlier time"
+    POSTGRES_LATE = "PostgreSQL failed over to a standby that lagged"
     POSTGRES_FROZEN = "PostgreSQL frozen"
     POSTGRES_SLOW = "PostgreSQL slow"
     POSTGRES_CUT = "PostgreSQL connections cut"
@@ -39,6 +41,7 @@ class Fault(StrEnum):
     BROKER_FROZEN = "broker frozen"
     BROKER_SLOW = "broker slow"
     SETTLE_TWICE = "settle messages multiplied"
+    CLOCK = "clock of a worker or gateway set"
 
 
 #: How many of each in FULL_MINUTES.
@@ -57,6 +60,8 @@ AMOUNTS = {
     Fault.POSTGRES: 15,
     Fault.POSTGRES_QUIT: 9,
     Fault.POSTGRES_BACKEND: 6,
+    Fault.POSTGRES_RESTORED: 6,
+    Fault.POSTGRES_LATE: 6,
     Fault.POSTGRES_FROZEN: 12,
     Fault.POSTGRES_SLOW: 8,
     Fault.POSTGRES_CUT: 16,
@@ -65,16 +70,20 @@ AMOUNTS = {
     Fault.BROKER_FROZEN: 6,
     Fault.BROKER_SLOW: 6,
     Fault.SETTLE_TWICE: 60,
+    Fault.CLOCK: 30,
 }
 #: kill -9 of a process of ours, as opposed to a server's.
 KILLS = (Fault.CHILD, Fault.WORKER, Fault.ORPHANS, Fault.BEAT, Fault.GATEWAY)
 LOSSES_OF_REDIS = (Fault.REDIS,)
 FAILOVERS = (Fault.FAILOVER, Fault.FAILOVER_LATE)
 LOSSES_OF_POSTGRES = (Fault.POSTGRES, Fault.POSTGRES_QUIT, Fault.POSTGRES_BACKEND)
+RESTORES = (Fault.POSTGRES_RESTORED, Fault.POSTGRES_LATE)
 LOSSES_OF_BROKER = (Fault.BROKER, Fault.BROKER_FLUSHED)
 
 FROZEN = (Fault.REDIS_FROZEN, Fault.POSTGRES_FROZEN, Fault.BROKER_FROZEN)
 SLOW = (Fault.REDIS_SLOW, Fault.POSTGRES_SLOW, Fault.BROKER_SLOW)
+#: Seconds by which a clock is wrong from then on: less and more than an id may be dated ahead (300 s).
+CLOCK_STEPS = (-86_400.0, -3_600.0, -400.0, -30.0, 0.0, 45.0, 400.0, 3_600.0, 172_800.0)
 #: Those that make the second blow.
 SERVERS = (
     Fault.REDIS,
@@ -93,7 +102,8 @@ LAST_SECONDS = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One fault to come. `seconds` is how long its victim is away or frozen, `pick` from 0 to 1 says which."""
+    """One fault to come. `seconds` is how long its victim is away or frozen, how old what comes back is, or by how much
+    its clock is wrong; `pick` from 0 to 1 says which victim."""
 
     at_seconds: float
     fault: Fault
@@ -121,6 +131,12 @@ def _away(fault: Fault, dice: random.Random) -> float:
         return dice.uniform(1.0, 4.0)
     if fault in FAILOVERS:
         return dice.uniform(0.05, 0.8)  # how long a replica that lags is left behind
+    if fault is Fault.POSTGRES_RESTORED:
+        return dice.uniform(3.0, 10.0)  # how old the backup is
+    if fault is Fault.POSTGRES_LATE:
+        return dice.uniform(0.05, 1.0)  # how much the standby lacks
+    if fault is Fault.CLOCK:
+        return dice.choice(CLOCK_STEPS)
     if fault in KILLS:
         return dice.uniform(0.0, 0.5)  # a supervisor brings it back at once
     return float(0.1 * 50 ** dice.random())  # 0.1 to 5 seconds, mostly short

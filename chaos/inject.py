@@ -19,8 +19,9 @@ from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.runtime import Runtime
 from chaos.environment import Environment
 from chaos.failover import Failover
-from chaos.faults import SLOW, Fault, Planned
+from chaos.faults import FAILOVERS, RESTORES, SLOW, Fault, Planned
 from chaos.processes import ManagedProcess, children_of, kill
+from chaos.restore import Restore, Restored
 
 #: How many messages settle one shard at once.
 MESSAGES = 4
@@ -54,6 +55,7 @@ class Injector:
         self.told: list[tuple[float, str]] = []  # seconds since the beginning, what was done
         self._environment = environment
         self._failover = Failover(environment)
+        self._restore = Restore(environment)
         self._runtime = runtime
         self._waiting = list(planned)
         self._log = environment.state.log_file("faults").open("a", buffering=1)
@@ -65,6 +67,11 @@ class Injector:
         return self._failover.gaps
 
     @property
+    def restores(self) -> list[Restored]:
+        """When PostgreSQL came back as it had been."""
+        return self._restore.done
+
+    @property
     def left(self) -> int:
         """Faults that are still to come."""
         return len(self._waiting)
@@ -72,6 +79,7 @@ class Injector:
     def inject(self, at_seconds: float) -> None:
         """Do what is due."""
         self._failover.tend()
+        self._restore.tend()
         due = [planned for planned in self._waiting if planned.at_seconds <= at_seconds]
         for planned in due:
             self._waiting.remove(planned)
@@ -104,20 +112,33 @@ class Injector:
                 return self._kill(planned, "postgres", children_too=False, number=number)  # its backends notice later
             case fault if fault in HELD_UP:
                 return self._hold_up(planned)
-            case Fault.FAILOVER:
-                return self._failover.clean()
-            case Fault.FAILOVER_LATE:
-                return self._failover.leave_behind(planned.seconds)
+            case fault if fault in (*FAILOVERS, *RESTORES):
+                return self._come_back_older(planned)
+            case Fault.CLOCK:
+                return self._set_clock(planned)
+            case Fault.SETTLE_TWICE:
+                return self._multiply(planned)
+            case _:
+                return self._by_command(planned)
+
+    def _by_command(self, planned: Planned) -> str:
+        match planned.fault:
             case Fault.REDIS_CUT:
                 return self._redis("redis", planned.fault, "CLIENT", "KILL", "TYPE", "normal")
             case Fault.BROKER_FLUSHED:
                 return self._redis("broker", planned.fault, "FLUSHALL")
             case Fault.POSTGRES_CUT:
                 return self._in_postgres(planned.fault, _CUT, lambda _count: None)
-            case Fault.POSTGRES_BACKEND:
-                return self._in_postgres(planned.fault, _SOME_BACKEND, lambda pid: kill(pid, signal.SIGKILL))
             case _:
-                return self._multiply(planned)
+                return self._in_postgres(planned.fault, _SOME_BACKEND, lambda pid: kill(pid, signal.SIGKILL))
+
+    def _come_back_older(self, planned: Planned) -> str:
+        """One server at a time: of two losses nobody could tell which took an event."""
+        if planned.fault is Fault.FAILOVER:
+            return self._failover.clean()
+        if planned.fault is Fault.FAILOVER_LATE:
+            return "" if self._restore.is_busy else self._failover.leave_behind(planned.seconds)
+        return "" if self._failover.is_behind else self._restore.begin(planned.seconds)
 
     def _one(self, kind: str, pick: float) -> ManagedProcess | None:
         up = [managed for managed in self._environment.some(kind) if managed.is_up]
@@ -156,6 +177,15 @@ class Injector:
         else:
             victim.freeze(planned.seconds)
         return f"{planned.fault} for {planned.seconds:.1f} s"
+
+    def _set_clock(self, planned: Planned) -> str:
+        victims = [*self._environment.some("worker"), *self._environment.some("gateway")]
+        victim = victims[int(planned.pick * len(victims))]
+        file = self._environment.clock_of(victim.name)
+        draft = file.with_suffix(".new")
+        draft.write_text(str(planned.seconds))
+        draft.replace(file)
+        return f"{planned.fault}: {victim.name}'s is {planned.seconds:+,.0f} s off"
 
     def _redis(self, name: str, fault: Fault, *words: str) -> str:
         managed = self._one(name, 0)

@@ -8,12 +8,13 @@ so `kill -9` of the gateway loses none of it. Only a last line may be cut off.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
+
+from chaos.clock import now_ns
 
 SUFFIX = ".journal"
 
@@ -68,7 +69,7 @@ class Journal:
 
     def write(self, step: Step, id: str, *, user: int = 0, token: int = 0, quota: int = 0, word: str = "") -> None:  # noqa: A002
         """On return the line outlives this process."""
-        line = _encoder.encode(Line(step, time.time_ns() // 1_000_000, id, user, token, quota, word)) + b"\n"
+        line = _encoder.encode(Line(step, now_ns() // 1_000_000, id, user, token, quota, word)) + b"\n"
         if os.write(self._file, line) != len(line):
             raise OSError("a journal line was cut off; is the disk full?")
 

@@ -15,36 +15,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from chaos.books import Books, CachedAccount, Entry, Loss, Row
+from chaos.books import Books, CachedAccount, Entry, Row
+from chaos.excuses import meet, told_by_incidents
+from chaos.findings import Finding, Wrong
+from chaos.restore import Restored
 from chaos.running import late_requests, lowest_points
 from chaos.stories import Refund, Request, Stories
-
-
-class Wrong(StrEnum):
-    """What must not be, in the words of the report."""
-
-    LOST = "lost"
-    TWICE = "charged twice"
-    LEAKED = "holds leaked"
-    OVERSPENT = "overspent"
-    STRANGE = "strange answers"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong; `ids` are of requests, or of the top-up or account if there is no request."""
-
-    wrong: Wrong
-    quota: int
-    ids: tuple[str, ...]
-    sentence: str
-    filed_ms: tuple[int, int] = (0, 0)  # an event that is gone: between when and when it was filed in Redis
-
-    def __str__(self) -> str:
-        named = ", ".join(self.ids[:5]) + (f" and {len(self.ids) - 5} more" if len(self.ids) > 5 else "")
-        return f"{self.wrong}, {self.quota:,} quota: {self.sentence} ({named})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +73,13 @@ class _Evidence:
     kept_releases: set[str] = field(default_factory=set)
 
 
-def judge(stories: Stories, books: Books, *, gaps: Sequence[tuple[int, int]] = ()) -> Verdict:
-    """Everything, in one go. `gaps`: from when to when, in milliseconds, Redis was written to and forgot it."""
+def judge(
+    stories: Stories, books: Books, *, gaps: Sequence[tuple[int, int]] = (), restores: Sequence[Restored] = ()
+) -> Verdict:
+    """Everything, in one go.
+
+    `gaps`: from when to when, in milliseconds, Redis was written to and forgot it; `restores`: when PostgreSQL was.
+    """
     evidence = _sort(stories, books)
     verdict = Verdict()
     verdict.dead_letters_still_open = Counter(
@@ -110,38 +92,14 @@ def judge(stories: Stories, books: Books, *, gaps: Sequence[tuple[int, int]] = (
             _strangers(evidence),
             _balances(evidence),
             _leaks(books),
-            _overspent(evidence, verdict, gaps),
+            _overspent(evidence, verdict, [*gaps, *((one.from_ms, one.known_ms) for one in restores)]),
         ),
         (Finding(Wrong.STRANGE, 0, (where,), answer) for where, answer in stories.unexpected),
     ):
         verdict.findings += judged
-    verdict.findings, verdict.known_lost = told_by_incidents(verdict.findings, books.losses, gaps)
+    verdict.findings, verdict.known_lost = told_by_incidents(verdict.findings, books.losses, gaps, restores)
     _count_unclear(evidence, verdict)
     return verdict
-
-
-#: The clocks of a gateway, Redis and PostgreSQL are one here, but a moment lies between a look and its note.
-SLACK_MS = 1500
-
-
-def told_by_incidents(
-    findings: list[Finding], losses: Sequence[Loss], gaps: Sequence[tuple[int, int]]
-) -> tuple[list[Finding], list[Finding]]:
-    """What is wrong, and what is gone as it may be: filed in a gap, and the incidents say so.
-
-    They say so if it was filed while no look saw it, or is among the events they count. If more is gone than that, all
-    of it is wrong.
-    """
-    gone = [one for one in findings if any(_meet(one.filed_ms, gap) for gap in gaps)]
-    counted = [one for one in gone if not any(_meet(one.filed_ms, (loss.from_ms, loss.to_ms)) for loss in losses)]
-    if len(counted) > sum(loss.events for loss in losses):
-        return findings, []
-    return [one for one in findings if one not in gone], gone
-
-
-def _meet(filed: tuple[int, int], span: tuple[int, int]) -> bool:
-    known = bool(filed[1] and span[1])
-    return known and span[0] - SLACK_MS <= filed[1] and filed[0] <= span[1] + SLACK_MS
 
 
 def _sort(stories: Stories, books: Books) -> _Evidence:
@@ -172,7 +130,8 @@ def _consumes(evidence: _Evidence, verdict: Verdict) -> Iterator[Finding]:
             verdict.told_and_in_dead_letters += 1
         elif request.consumed:
             sentence = "the usage was accepted and is not in the ledger"
-            yield Finding(Wrong.LOST, request.told_quota, (request_id,), sentence, request.filed_ms)
+            straight_ms = request.ended_ms if request.posted else 0
+            yield Finding(Wrong.LOST, request.told_quota, (request_id,), sentence, request.filed_ms, straight_ms)
 
 
 def _charge(request_id: str, request: Request, entry: Entry) -> Iterator[Finding]:
@@ -237,7 +196,8 @@ def _top_ups(evidence: _Evidence) -> Iterator[Finding]:
         found = evidence.books.top_ups.get(own_id)
         if found is None:
             if meant.told:
-                yield Finding(Wrong.LOST, meant.quota, (own_id,), "a top-up was told booked and is not in the ledger")
+                sentence = "a top-up was told booked and is not in the ledger"
+                yield Finding(Wrong.LOST, meant.quota, (own_id,), sentence, straight_ms=meant.told_ms)
         elif found.quota != meant.quota:
             sentence = f"a top-up of {meant.quota:,} was booked as {found.quota:,}"
             wrong = Wrong.TWICE if found.quota < meant.quota else Wrong.LOST
@@ -343,7 +303,7 @@ def _forgotten_holds(evidence: _Evidence, gaps: Sequence[tuple[int, int]]) -> fr
         request_id
         for request_id in evidence.consumed
         if request_id in asked
-        and any(_meet((asked[request_id].told_ms, asked[request_id].told_ms), gap) for gap in gaps)
+        and any(meet((asked[request_id].told_ms, asked[request_id].told_ms), gap) for gap in gaps)
     )
 
 

@@ -19,9 +19,11 @@ from chaos.faults import (
     LOSSES_OF_BROKER,
     LOSSES_OF_POSTGRES,
     LOSSES_OF_REDIS,
+    RESTORES,
     Fault,
 )
-from chaos.judge import Verdict, Wrong
+from chaos.findings import Wrong
+from chaos.judge import Verdict
 from chaos.options import Options
 from chaos.settling import Settled
 from chaos.stories import Stories
@@ -177,6 +179,7 @@ class ChaosReport:
                 ("Redis killed and restarted", LOSSES_OF_REDIS),
                 ("Redis failed over", FAILOVERS),
                 ("PostgreSQL killed and restarted", LOSSES_OF_POSTGRES),
+                ("PostgreSQL came back older", RESTORES),
                 ("broker lost", LOSSES_OF_BROKER),
             )
         ]

@@ -125,7 +125,7 @@ def _run(environment: Environment, options: Options, audience: Audience, command
                 faults_left=injector.left,
                 stories=stories,
                 books=books,
-                verdict=judge(stories, books, gaps=injector.gaps),
+                verdict=judge(stories, books, gaps=injector.gaps, restores=injector.restores),
                 verified=verified,
                 settled=settled,
                 processes={**_process_reports(environment.processes.values(), liveness), **gateways},

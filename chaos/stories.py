@@ -27,6 +27,7 @@ class Request:
     by_message: bool = False  # the release: no answer comes
     released: bool = False  # told accepted
     ended_ms: int = 0  # when it was told so
+    posted: bool = False  # into PostgreSQL, past Redis
     spooled: bool = False  # into a file: it was filed in Redis at some time later
 
     @property
@@ -54,6 +55,7 @@ class TopUp:
     token_id: int
     quota: int
     told: bool = False
+    told_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ def _read(line: Line, stories: Stories) -> None:
             stories.top_ups[line.id] = TopUp(line.user, line.token, line.quota)
         case Step.TOPPED_UP:
             stories.top_ups[line.id].told = True
+            stories.top_ups[line.id].told_ms = line.at_ms
         case Step.REPEAT:
             stories.repeated[line.word] += 1
         case Step.MESSAGE:
@@ -125,6 +128,7 @@ def _read_request(line: Line, request: Request) -> None:
         case Step.CONSUMED:
             request.consumed, request.told_quota = True, line.quota
             request.ended_ms = request.ended_ms or line.at_ms
+            request.posted = request.posted or "posted" in line.word
             request.spooled = request.spooled or "spooled" in line.word
             request.late = request.late or "late" in line.word
         case Step.RELEASE:

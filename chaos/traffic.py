@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Any, TypeVar
 
 from billing_tasks.broker.names import CONSUME, REFUND
-from billing_tasks.errors import BillingError, Refused, ReservationClosed, Unavailable
+from billing_tasks.errors import BillingError, InvalidRequest, Refused, ReservationClosed, Unavailable
 from billing_tasks.lab.replay.requests import PlannedRequest
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.ids import new_request_id
@@ -138,6 +138,11 @@ class Traffic:
             )
         except ReservationClosed as exc:  # it was made, its answer got lost, and it has expired since
             write(Step.CLOSED, request_id, word=str(exc.reason))
+            return None
+        except InvalidRequest as exc:  # its clock was set back between two tries, so its id is of the future
+            if "dated more than" not in exc.message:
+                raise
+            write(Step.REFUSED, request_id, word="dated")
             return None
         except Refused as exc:
             write(Step.REFUSED, request_id, word=f"{exc.code} {exc.reason or ''}".strip())

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from chaos.books import BookedRefund, BookedTopUp, Books, CachedAccount, Entry, OpenDeadLetter, Row
+from chaos.findings import Wrong
 from chaos.journal import Journal, Line, Step, Watch, encode, read_journals
-from chaos.judge import Verdict, Wrong, judge
+from chaos.judge import Verdict, judge
 from chaos.stories import read_stories
 
 USER, TOKEN = 7, 70

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from chaos.books import Loss
+from chaos.excuses import SLACK_MS
+from chaos.findings import Wrong
 from chaos.journal import Step
-from chaos.judge import SLACK_MS, Wrong
 from tests.chaos.test_judge import Case, case, entry, used
 
 __all__ = ["case"]

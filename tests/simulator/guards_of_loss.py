@@ -37,7 +37,7 @@ OF_LOSS: list[Guard] = [
         "load: run of PostgreSQL",
         "accounts of another run of PostgreSQL are not mixed with today's",
         Cut("lua:load", "if known_ledger and known_ledger ~= ledger then return {'OTHER_LEDGER'} end"),
-        survives="versions that lie behind say it, too; test_postgresql_restored.py has a restore without them",
+        survives="versions that lie behind say it, too; test_postgresql_restored.py restarts it with all of them",
     ),
     guard(
         "load: rows of no known run",
