@@ -289,15 +289,18 @@ def _leaked(which: str, account: int, row: Row, cached: CachedAccount) -> Iterat
 
 def _overspent(evidence: _Evidence, verdict: Verdict, gaps: Sequence[tuple[int, int]]) -> Iterator[Finding]:
     late = late_requests(evidence.stories, evidence.consumed, evidence.released)
-    late |= _forgotten_holds(evidence, gaps)
     verdict.late_requests, verdict.late_quota = len(late), sum(evidence.consumed[one].quota for one in late)
-    for point in lowest_points(evidence.books, late):
+    for point in lowest_points(evidence.books, late | _forgotten_holds(evidence, gaps)):
         sentence = f"{point.which} {point.account} was at {point.balance:,}, {point.excused:,} of it by late usage"
         yield Finding(Wrong.OVERSPENT, -point.balance - point.excused, point.request_ids, sentence)
 
 
 def _forgotten_holds(evidence: _Evidence, gaps: Sequence[tuple[int, int]]) -> frozenset[str]:
-    """Charged requests whose hold was made in a gap: the Redis of now knew of none, and may have granted it again."""
+    """Charged requests whose hold was made in a gap.
+
+    The Redis of now knew of none, and may have granted it again; or it was granted by what PostgreSQL had before it came
+    back older.
+    """
     asked = evidence.stories.requests
     return frozenset(
         request_id

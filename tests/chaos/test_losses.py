@@ -9,6 +9,7 @@ from chaos.books import Loss
 from chaos.excuses import SLACK_MS
 from chaos.findings import Wrong
 from chaos.journal import Step
+from chaos.restore import Restored
 from tests.chaos.test_judge import Case, case, entry, used
 
 __all__ = ["case"]
@@ -71,3 +72,49 @@ def test_a_hold_that_was_forgotten_excuses_what_was_granted_again(case: Case) ->
     case.lines += used("first-again", 900, held=900)
     case.only(Wrong.OVERSPENT)
     assert case.judged(gaps=[(900, 1100)]).ok
+
+
+def restored(from_ms: int, to_ms: int) -> list[Restored]:
+    return [Restored(from_ms, to_ms, to_ms + 5000)]
+
+
+@pytest.mark.parametrize("restores", [restored(2900, 3100), restored(2000, 9000), restored(30_000, 31_000)])
+def test_what_a_restored_postgresql_lacks_is_no_finding_if_an_incident_counts_it(
+    case: Case, restores: list[Restored]
+) -> None:
+    """Filed some time before the copy was made it may still be booked after it."""
+    lose_a_consume(case)
+    case.only(Wrong.LOST, restores=restores)
+    case.books.losses = [Loss("restored", 1)]
+    assert len(case.judged(restores=restores).known_lost) == 1
+    assert case.judged(restores=restores).ok
+
+
+def test_what_was_filed_after_the_restore_is_a_finding(case: Case) -> None:
+    lose_a_consume(case)
+    case.books.losses = [Loss("restored", 7)]
+    assert case.only(Wrong.LOST, restores=restored(500, 2999 - SLACK_MS)).count(Wrong.LOST) == 1
+
+
+def test_more_than_the_incidents_count_is_a_finding(case: Case) -> None:
+    lose_a_consume(case)
+    case.without("first")
+    case.books.losses = [Loss("restored", 1)]
+    assert case.judged(restores=restored(100, 9000)).count(Wrong.LOST) == 2
+
+
+def test_what_postgresql_was_told_past_redis_goes_with_it(case: Case) -> None:
+    """No number of an outbox is behind it, so no incident counts it; told at another time it is a finding."""
+    lose_a_consume(case)
+    at = next(i for i, line in enumerate(case.lines) if line.step == Step.CONSUMED and line.id == "second")
+    case.lines[at] = msgspec.structs.replace(case.lines[at], word="posted")
+    assert case.judged(restores=restored(2900, 3100)).ok
+    case.only(Wrong.LOST, restores=restored(30_000, 31_000))
+
+
+def test_what_was_granted_by_accounts_of_before_excuses_a_balance_below_zero(case: Case) -> None:
+    case.lines += used("granted", 900, held=900)  # held at 1000 ms
+    case.add(entry("consume", "granted", 900, -900, at=9))
+    case.only(Wrong.OVERSPENT)
+    assert case.judged(restores=restored(100, 900)).ok
+    case.only(Wrong.OVERSPENT, restores=restored(9000, 9100))
