@@ -42,6 +42,7 @@ class Fault(StrEnum):
     BROKER_SLOW = "broker slow"
     SETTLE_TWICE = "settle messages multiplied"
     CLOCK = "clock of a worker or gateway set"
+    STRANGER = "another program wrote into a shard"
 
 
 #: How many of each in FULL_MINUTES.
@@ -71,6 +72,7 @@ AMOUNTS = {
     Fault.BROKER_SLOW: 6,
     Fault.SETTLE_TWICE: 60,
     Fault.CLOCK: 30,
+    Fault.STRANGER: 30,
 }
 #: kill -9 of a process of ours, as opposed to a server's.
 KILLS = (Fault.CHILD, Fault.WORKER, Fault.ORPHANS, Fault.BEAT, Fault.GATEWAY)

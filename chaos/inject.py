@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import redis
 
 from billing_tasks.broker.names import SETTLE
 from billing_tasks.errors import Unavailable
+from billing_tasks.holds.keys import Keys
 from billing_tasks.lab.servers.valkey import EmbeddedValkey
 from billing_tasks.runtime import Runtime
 from chaos.environment import Environment
@@ -45,6 +47,16 @@ _SOME_BACKEND = """
 select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
 order by random() limit 1
 """
+
+
+def strange_words(keys: Keys, shard: int, number: int) -> tuple[str, ...]:
+    """What a program does that takes a shard's keys for its own."""
+    outbox, of_now = keys.outbox(shard), time.time_ns() // 1000
+    return (
+        ("XADD", outbox, f"{of_now + 1_000_000}-7", "job", str(number)),
+        ("XADD", outbox, f"{2**63}-{number}", "event", f"job {number}", "payload", "{}"),
+        ("ZADD", keys.due(shard), "1", f"job-{number}"),
+    )[number % 3]
 
 
 class Injector:
@@ -123,6 +135,10 @@ class Injector:
 
     def _by_command(self, planned: Planned) -> str:
         match planned.fault:
+            case Fault.STRANGER:
+                shard = int(planned.pick * self._runtime.settings.shards)
+                words = strange_words(self._runtime.commands.keys, shard, round(planned.pick * 1000))
+                return self._redis("redis", planned.fault, *words)
             case Fault.REDIS_CUT:
                 return self._redis("redis", planned.fault, "CLIENT", "KILL", "TYPE", "normal")
             case Fault.BROKER_FLUSHED:

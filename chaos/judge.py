@@ -298,8 +298,8 @@ def _overspent(evidence: _Evidence, verdict: Verdict, gaps: Sequence[tuple[int, 
 def _forgotten_holds(evidence: _Evidence, gaps: Sequence[tuple[int, int]]) -> frozenset[str]:
     """Charged requests whose hold was made in a gap.
 
-    The Redis of now knew of none, and may have granted it again; or it was granted by what PostgreSQL had before it came
-    back older.
+    The Redis of now knew of none, and may have granted it again; or it was granted by what PostgreSQL had before it
+    came back older.
     """
     asked = evidence.stories.requests
     return frozenset(
