@@ -13,6 +13,7 @@ from billing_tasks.holds.store import HoldStore
 from billing_tasks.lab.servers import Servers
 from billing_tasks.model.account import TokenRow, UserRow
 from billing_tasks.model.ids import new_request_id
+from billing_tasks.model.posting import ServerRun
 from billing_tasks.settings import Settings
 
 USER, TOKEN = 42, 7
@@ -50,11 +51,15 @@ def reserve(store: HoldStore, amount: int, request_id: str | None = None, fresh_
     )
 
 
+#: Which run of PostgreSQL the rows are of.
+SERVER = ServerRun("books.run", 0)
+
+
 def load(store: HoldStore, user: UserRow | None = None, token: TokenRow | None = None) -> None:
     now = reserve(store, 1)
     for command in (
-        store.commands.load_user(user or user_row(), began_ms=now.now_ms, epoch=now.epoch),
-        store.commands.load_token(token or token_row(), began_ms=now.now_ms, epoch=now.epoch),
+        store.commands.load_user(user or user_row(), began_ms=now.now_ms, epoch=now.epoch, server=SERVER),
+        store.commands.load_token(token or token_row(), began_ms=now.now_ms, epoch=now.epoch, server=SERVER),
     ):
         assert store.send(command) is outcomes.Load.LOADED
 
@@ -125,6 +130,15 @@ def test_a_load_that_took_too_long_is_refused(store: HoldStore) -> None:
     now = reserve(store, 1)
     command = store.commands.load_user(user_row(), began_ms=now.now_ms - 5001, epoch=now.epoch)
     assert store.send(command) is outcomes.Load.TOO_LATE
+
+
+def test_a_row_of_no_known_run_of_postgresql_is_not_loaded_where_none_is_known(store: HoldStore) -> None:
+    """If PostgreSQL is restored next, it would count as a row of the new run."""
+    now = reserve(store, 1)
+    pushed = store.commands.load_user(user_row(), began_ms=now.now_ms, epoch=now.epoch)
+    assert store.send(pushed) is outcomes.Load.OTHER_LEDGER
+    load(store)
+    assert store.send(pushed) is outcomes.Load.LOADED
 
 
 def test_a_load_never_replaces_a_newer_version(store: HoldStore) -> None:
