@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing_tasks.settings import Settings
     from billing_tasks.worker.register import register
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "Accounts": "admin.accounts",

@@ -25,13 +25,16 @@ Line = dict[str, Any]
 
 
 def name_epochs(client: redis.Redis, names: Names) -> None:
-    """The epochs that shards know of, and what the server calls its run."""
+    """The epochs that shards know of, what the server calls its run and its history, and what PostgreSQL called its."""
     for raw in client.scan_iter("*:meta"):
         key, found = raw.decode(), client.hgetall(raw)
         shard = _SHARD.search(key)
         assert shard, key
         names.know_epochs(int(shard[1]), [int(found[field]) for field in (b"epoch", b"before_epoch") if field in found])
+        if b"ledger" in found:  # <installation>.<run>; whoever loads this is another run
+            names.call(found[b"ledger"].decode().partition(".")[2], "server run")
     names.call(client.info("server")["run_id"], "run_id")
+    names.call(client.info("replication")["master_replid"], "replid")
 
 
 def outbox_lines(client: redis.Redis, names: Names) -> list[Line]:
@@ -128,10 +131,10 @@ def _line(line: Line) -> str:
 
 def restore(client: redis.Redis, keys: str, outbox: str, names: Names, *, now: datetime) -> None:
     """Put recorded keys and outbox entries (the texts of both files) into an empty server."""
-    run_id = client.info("server")["run_id"]
+    run_id, replid = client.info("server")["run_id"], client.info("replication")["master_replid"]
 
     def filled(line: Line) -> Any:
-        return _each(line, lambda one: names.filled(one, now=now, run_id=run_id))
+        return _each(line, lambda one: names.filled(one, now=now, run_id=run_id).replace("<replid>", replid))
 
     for line in map(filled, json.loads(keys)):
         key, value = line["key"], line["value"]

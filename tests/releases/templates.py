@@ -5,7 +5,8 @@
     <time N>, <time N +10 s>       the N-th moment; ten seconds after it
     <ms>, <ms later>               milliseconds of Redis's clock: past, or to come
     <epoch s10 1>                  the first epoch of shard 10's outbox
-    <run_id>                       what the running server calls its run
+    <run_id>, <replid>             what the running server calls its run, and the history of its data
+    <server run>                   PostgreSQL's run; stays as it is, for it is another one that goes on
     <fingerprint a|b|c>            the digest over its parts, which may hold ids
     <fingerprint of the message>   the digest over the payload of the same row
 
@@ -119,6 +120,7 @@ class Names:
         fillers: list[tuple[str, Callable[[re.Match[str]], str]]] = [
             (r"<id ([^<>]*)>", lambda found: self.id(found[1])),
             (r"<uuid (\d+)>", lambda found: str(uuid5(_SPACE, found[1]))),
+            (r"<uuid>", lambda _: str(uuid5(_SPACE, ""))),
             (r"<time (\d+)(?: \+(\d+) s)?>", moment),
             (r"<ms>", lambda _: str(base_ms)),
             (r"<ms later>", lambda _: str(base_ms + 600_000)),

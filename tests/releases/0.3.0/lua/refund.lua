@@ -1,0 +1,153 @@
+#!lua flags=allow-oom
+--[[
+refund: file the refund of a booked charge in the outbox.
+
+It changes no counter: the quota is back when the ledger has booked it. Whether
+the charge exists and how much of it is left only the ledger can know.
+Safe to repeat: the ledger's refund_id is unique.
+
+KEYS[1] meta      hash    run_id, epoch, seq
+KEYS[2] outbox    stream  gets the event
+KEYS[3] doorbell  string  set: a drainer was called or is at work
+
+ARGV[1] request_id    of the charge
+ARGV[2] user_id
+ARGV[3] payload       JSON object: of the event what no other argument says (model/events.py)
+ARGV[4] doorbell_ms
+
+Returns {outcome, ring}
+  FILED  the event is in the outbox
+]]
+local meta, outbox, doorbell = KEYS[1], KEYS[2], KEYS[3]
+local request_id, user_id, payload, doorbell_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- The server's clock, and the shard's epoch. Included by every script that trusts what it reads.
+-- An epoch is one run of one server as a primary: when its run_id or its replication id is not the one in `meta`,
+-- this server was restarted, restored or promoted (an old primary that is promoted again keeps its run_id, never its
+-- replication id), and what it remembers may be old. The epoch then moves on, the outbox numbering starts again, and
+-- accounts cached in older epochs count as not loaded.
+-- The last two words of ARGV are the replication id and the run_id that the caller's connection was told. They are
+-- right if they are those in `meta`; in any other case the server is asked (INFO takes 8 us).
+-- The second answer is the epoch of loading: what is cached counts only within it. It moves on with the epoch, and
+-- when PostgreSQL turns out to be another run of a server than before (new_ledger.lua counts those in `loads`).
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function new_epoch(meta, before)
+  local now_us, least = time[1] * 1000000 + time[2], (tonumber(before) or 0) + 1
+  if not before then
+    -- `meta` was lost, the outbox perhaps was not: ids of a stream only grow. No script wrote one above 2^53, or one
+    -- without an event in it.
+    local last = redis.pcall('XREVRANGE', string.gsub(meta, 'meta$', 'outbox'), '+', '-', 'COUNT', 1)
+    local known = last[1] and last[1][2][1] == 'event' and tonumber(string.match(last[1][1], '^%d+')) or 0
+    if known < 9007199254740991 then least = math.max(least, known + 1) end
+  end
+  local epoch = string.format('%.0f', math.max(least, now_us))
+  -- What this server remembers of the epoch before, so that the ledger can tell how much of it is missing.
+  local seq = redis.call('HGET', meta, 'seq')
+  if before then redis.call('HSET', meta, 'before_epoch', before, 'before_seq', seq or 0) end
+  redis.call('HSET', meta, 'epoch', epoch, 'seq', 0)
+  redis.call('HDEL', meta, 'settled')
+  return epoch
+end
+
+local function ask_server(meta, known_run_id, known_replid, epoch)
+  local info = redis.call('INFO', 'server', 'replication')
+  local run_id, replid = string.match(info, 'run_id:(%x+)'), string.match(info, 'master_replid:(%x+)')
+  if known_run_id == run_id and known_replid == replid then return epoch end
+  -- Release 0.2.0 noted no replication id; of the same run, it may be the one of today.
+  if known_run_id ~= run_id or known_replid then epoch = new_epoch(meta, epoch) end
+  redis.call('HSET', meta, 'run_id', run_id, 'replid', replid)
+  return epoch
+end
+
+local function fence(meta)
+  local run_id, replid, epoch, loads = unpack(redis.call('HMGET', meta, 'run_id', 'replid', 'epoch', 'loads'))
+  if run_id ~= ARGV[#ARGV] or replid ~= ARGV[#ARGV - 1] then epoch = ask_server(meta, run_id, replid, epoch) end
+  return epoch, loads and epoch .. '.' .. loads or epoch
+end
+-- Writes that fail on what another program put there (a key of another type, a field that is no number). Each is taken
+-- back when a later one fails: Lua does not roll back, and the command is sent once more when `mend` has set that aside,
+-- so what failed must have changed nothing. What can't fail comes behind all of these.
+local taken_back = {}
+
+local function fail(message)
+  for at = #taken_back, 1, -1 do redis.call(unpack(taken_back[at])) end
+  error(message)
+end
+
+-- `back` is the command that undoes it.
+local function write(back, ...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then fail(answer.err) end
+  taken_back[#taken_back + 1] = back
+  return answer
+end
+
+-- HINCRBY by a whole number, as a string.
+local function count(key, field, by)
+  local back = string.sub(by, 1, 1) == '-' and string.sub(by, 2) or by == '0' and by or '-' .. by
+  return write({'HINCRBY', key, field, back}, 'HINCRBY', key, field, by)
+end
+-- Needs fence and take_back. Append one event to the shard's outbox. Its id is <epoch>-<seq> and seq has no gaps, so a
+-- lost event shows.
+-- What scripts read of it is one string: "<kind> <request_id> <user_id> <token_id> <weight> <held> <filed_ms>"
+-- (include/entry.lua); seven fields took Redis and the worker three times as long to read.
+-- What another program wrote never keeps an event out: an outbox that is no stream is set aside, and an entry that no
+-- script numbered gets a number behind the event, with the id it had as its first field.
+local function entry_id(epoch, seq) return epoch .. '-' .. string.format('%.0f', seq) end
+
+local function set_aside(key)
+  redis.call('RENAME', key, (string.gsub(key, '}:', '}:strange:', 1)) .. ':' .. string.format('%.0f', now_ms))
+end
+
+-- Write the outbox anew, without the entries that no script numbered; returns those. A stream takes no id below the
+-- highest that it ever had, also if that entry was deleted.
+local function make_room(outbox, epoch, seq)
+  local found = redis.call('TYPE', outbox).ok
+  if found ~= 'stream' then
+    if found ~= 'none' then set_aside(outbox) end
+    return {}
+  end
+  local old, from = outbox .. ':old', '-'
+  redis.call('RENAME', outbox, old)
+  while true do
+    local page = redis.call('XRANGE', old, from, '(' .. entry_id(epoch, seq), 'COUNT', 500)
+    for _, entry in ipairs(page) do redis.call('XADD', outbox, entry[1], unpack(entry[2])) end
+    if #page < 500 then break end
+    from = '(' .. page[#page][1]
+  end
+  local strange = redis.call('XRANGE', old, entry_id(epoch, seq), '+')
+  redis.call('DEL', old)
+  return strange
+end
+
+local function append(meta, outbox, epoch, kind, request_id, user_id, token_id, weight, held, payload)
+  local seq = count(meta, 'seq', '1')
+  local header = table.concat({kind, request_id, user_id, token_id, weight, held, string.format('%.0f', now_ms)}, ' ')
+  local function add() return redis.pcall('XADD', outbox, entry_id(epoch, seq), 'event', header, 'payload', payload) end
+  local answer = add()
+  if not answer.err then return end
+  local strange = make_room(outbox, epoch, seq)
+  answer = add()
+  if answer.err then fail(answer.err) end
+  for _, entry in ipairs(strange) do
+    seq = redis.call('HINCRBY', meta, 'seq', 1)
+    local words = #entry[2] <= 1000 and entry[2] or {'text', table.concat(entry[2], ' ')}
+    redis.call('XADD', outbox, entry_id(epoch, seq), 'strange', entry[1], unpack(words))
+  end
+end
+
+-- 1 if the caller should ring: no call was made within doorbell_ms, and no drainer is at work. While nobody takes the
+-- calls they wait in the broker, so they become rarer: the first 8, then each that doubles their number.
+local function ring(meta, doorbell, doorbell_ms)
+  if not redis.call('SET', doorbell, '1', 'NX', 'PX', doorbell_ms) then return 0 end
+  local rings, at = redis.pcall('HINCRBY', meta, 'rings', 1), 8
+  if type(rings) == 'table' then -- no number: another program's; the event that calls is filed by now
+    redis.call('HDEL', meta, 'rings')
+    rings = 1
+  end
+  while at < rings do at = at * 2 end
+  return (rings <= 8 or rings == at) and 1 or 0
+end
+append(meta, outbox, fence(meta), 'refund', request_id, user_id, 0, 0, 0, payload)
+return {'FILED', ring(meta, doorbell, doorbell_ms)}
