@@ -26,6 +26,7 @@ from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.lab.servers import Servers
 from billing_tasks.ledger.columns import tokens_from_json, users_from_json
 from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.model.posting import ServerRun
 from billing_tasks.pricing import Price
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
@@ -122,6 +123,7 @@ class Environment:
         """Load users and their tokens into Redis, as the first reservation would put them there."""
         wanted = sorted(set(user_ids))
         commands = self.runtime.commands
+        server = ServerRun(*self.sql("select billing.server_run(), billing.last_version()")[0])
         for at in range(0, len(wanted), PAGE):
             page = wanted[at : at + PAGE]
             clocks = {s: self.runtime.perform(commands.balance(user_id=s)) for s in range(self.settings.shards)}
@@ -130,10 +132,10 @@ class Environment:
             loads: list[Command[Any]] = []
             for user in users_from_json(self.sql(users, [page])[0][0]):
                 clock = clocks[commands.keys.shard_of(user.id)]
-                loads.append(commands.load_user(user, began_ms=clock.now_ms, epoch=clock.epoch))
+                loads.append(commands.load_user(user, began_ms=clock.now_ms, epoch=clock.epoch, server=server))
             for token in tokens_from_json(self.sql(tokens, [page])[0][0]):
                 clock = clocks[commands.keys.shard_of(token.user_id)]
-                loads.append(commands.load_token(token, began_ms=clock.now_ms, epoch=clock.epoch))
+                loads.append(commands.load_token(token, began_ms=clock.now_ms, epoch=clock.epoch, server=server))
             self.runtime.perform(Pipeline(tuple(loads)))
 
     def backlog(self) -> int:

@@ -205,9 +205,9 @@ class World:
 
     def save_postgresql(self) -> None:
         """All that is committed."""
-        copies = [f"create table saved.{table} as table billing.{table}" for table in _TABLES]
-        copies.append(f"create table saved.sequences as {_SEQUENCES}")
-        self.sql.execute("drop schema if exists saved cascade; create schema saved; " + "; ".join(copies))
+        tables = [f"create table saved.{table} as table billing.{table}" for table in _TABLES]
+        tables.append(f"create table saved.sequences as {_SEQUENCES}")
+        self.sql.execute("drop schema if exists saved cascade; create schema saved; " + "; ".join(tables))
 
     def restore_postgresql(self) -> None:
         """Into new files, as any restore. Sequences go back, too."""
