@@ -7,27 +7,51 @@ to a server.
     defaults.toml ─┐
     ratios file   ─┼─► RatioTables ─► Ratios ─► Price ─► quota
     set_overrides ─┘        (RatioBook keeps the current Ratios of a process)
+
+    a provider's usage object ─► Usage ─┐
+    Sheet, Factors ─► MeterPrice       ─┴─► Bill ─► quota
 """
 
+from billing_tasks.pricing.bill import Bill, Factor, Line
 from billing_tasks.pricing.book import RatioBook
 from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS, check_name, parse_ratio
+from billing_tasks.pricing.groups import group_ratio
 from billing_tasks.pricing.media import image_quota, speech_quota, transcription_quota
+from billing_tasks.pricing.meter_price import MeterPrice
+from billing_tasks.pricing.meters import Meter, meter, meters
 from billing_tasks.pricing.price import Price
+from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
 from billing_tasks.pricing.ratios import Ratios, load_defaults
+from billing_tasks.pricing.readers import STYLES, read_usage
+from billing_tasks.pricing.sheet import Sheet
 from billing_tasks.pricing.tables import RatioTables, load_overrides
+from billing_tasks.pricing.usage import Usage
 
 __all__ = [
     "MAX_QUOTA",
     "MAX_TOKENS",
+    "STYLES",
+    "Bill",
+    "Factor",
+    "Line",
+    "Meter",
+    "MeterPrice",
     "Price",
     "RatioBook",
     "RatioTables",
     "Ratios",
+    "Sheet",
+    "Usage",
     "check_name",
+    "group_ratio",
     "image_quota",
     "load_defaults",
     "load_overrides",
+    "meter",
+    "meters",
     "parse_ratio",
+    "read_usage",
+    "sheet_of_ratios",
     "speech_quota",
     "transcription_quota",
 ]
