@@ -7,19 +7,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-_methods: set[weakref.WeakMethod[Callable[[], Any]]] = set()
+# No WeakMethod: at the end of a program its callback meets what is gone already, and Python 3.14 says so on stderr.
+_methods: weakref.WeakKeyDictionary[object, Callable[[Any], Any]] = weakref.WeakKeyDictionary()
 
 
 def in_child(method: Callable[[], Any]) -> None:
-    """Have a bound method called in each forked child, for as long as its object lives."""
-    _methods.add(weakref.WeakMethod(method, _methods.discard))
+    """Have a bound method called in each forked child, for as long as its object lives. One per object."""
+    bound: Any = method
+    _methods[bound.__self__] = bound.__func__
 
 
 def _call_all() -> None:
-    for reference in list(_methods):
-        method = reference()
-        if method is not None:
-            method()
+    for owner, method in list(_methods.items()):
+        method(owner)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
