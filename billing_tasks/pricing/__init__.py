@@ -23,6 +23,7 @@ from billing_tasks.pricing.price import Price
 from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
 from billing_tasks.pricing.ratios import Ratios, load_defaults
 from billing_tasks.pricing.readers import STYLES, read_usage
+from billing_tasks.pricing.responses import PROVIDERS, Stream, from_response
 from billing_tasks.pricing.sheet import Sheet
 from billing_tasks.pricing.tables import RatioTables, load_overrides
 from billing_tasks.pricing.usage import Usage
@@ -30,6 +31,7 @@ from billing_tasks.pricing.usage import Usage
 __all__ = [
     "MAX_QUOTA",
     "MAX_TOKENS",
+    "PROVIDERS",
     "STYLES",
     "Bill",
     "Factor",
@@ -41,8 +43,10 @@ __all__ = [
     "RatioTables",
     "Ratios",
     "Sheet",
+    "Stream",
     "Usage",
     "check_name",
+    "from_response",
     "group_ratio",
     "image_quota",
     "load_defaults",

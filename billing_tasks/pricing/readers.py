@@ -25,6 +25,11 @@ class Raw:
         self._data = _as_mapping(data, where)
         self._where = where
 
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """As it came, as a mapping."""
+        return self._data
+
     def part(self, *names: str) -> Raw:
         """An object inside, by the first of these names that is there; empty if none is."""
         for name in names:
