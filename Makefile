@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: help demo up chaos test simulate mutants faults waits test-fast bench reference check format record-release venv clean
+.PHONY: help demo up chaos test simulate mutants faults waits test-fast bench reference catalogue check format record-release venv clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts
 reference: $(STAMP) ## Write the tables of the reference that follow from the code
 	@$(PY) docs/make_reference.py
 	@$(PY) docs/make_classes.py
+
+catalogue: $(STAMP) ## Write the package's list prices anew from genai-prices, and print what changed
+	@$(PY) -m pip install -q --upgrade genai-prices
+	@$(PY) -m maintenance.catalogue
 
 format: $(STAMP) ## Format the code
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .

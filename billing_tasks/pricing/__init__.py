@@ -14,6 +14,7 @@ to a server.
 
 from billing_tasks.pricing.bill import Bill, Factor, Line
 from billing_tasks.pricing.book import RatioBook
+from billing_tasks.pricing.catalogue import Catalogue, Listed, UnknownModel
 from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS, check_name, parse_ratio
 from billing_tasks.pricing.groups import group_ratio
 from billing_tasks.pricing.media import image_quota, speech_quota, transcription_quota
@@ -34,8 +35,10 @@ __all__ = [
     "PROVIDERS",
     "STYLES",
     "Bill",
+    "Catalogue",
     "Factor",
     "Line",
+    "Listed",
     "Meter",
     "MeterPrice",
     "Price",
@@ -44,6 +47,7 @@ __all__ = [
     "Ratios",
     "Sheet",
     "Stream",
+    "UnknownModel",
     "Usage",
     "check_name",
     "from_response",

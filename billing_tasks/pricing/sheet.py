@@ -93,9 +93,14 @@ class Sheet:
         )
 
     def choice(self, facts: Mapping[str, Any], prompt_tokens: Fraction | int) -> Choice:
-        """Which tier and which variants such a request has; `prices_of` says what they cost."""
+        """Which tier and which variants such a request has; `prices_of` says what they cost.
+
+        Raises InvalidRequest if a price goes by time and the facts don't say when the request began.
+        """
         if not self.tiers and not self.variants:
             return _ONLY
+        if facts.get("at") is None and any(variant.when.is_about_time for variant in self.variants):
+            raise InvalidRequest('A price goes by time: say when the request began, as the fact "at".')
         fitting = tuple(
             (number, _tier_of(variant.tiers, prompt_tokens))
             for number, variant in enumerate(self.variants)

@@ -59,8 +59,6 @@ def test_a_factor_for_a_family_leaves_the_others() -> None:
 @pytest.mark.parametrize(
     ("facts", "quota"),
     [
-        ({}, 1000),
-        ({"service_tier": "flex"}, 500),
         ({"service_tier": "flex", "at": "2026-11-28T12:00:00Z"}, 500),  # a Saturday: the first that fits
         ({"at": "2026-11-28T12:00:00Z"}, 100),
         ({"at": "2026-11-27T12:00:00Z"}, 1000),
@@ -74,6 +72,12 @@ def test_the_first_variant_that_fits_has_the_price(facts: dict[str, str], quota:
         {"when": {"weekdays": [6, 7], "until": "2027-01-01"}, "prices": {"input_tokens": "0.2"}},
     ]
     assert price({"input_tokens": "2"}, variants=variants).quota(Usage.of({"input_tokens": 1000}), facts) == quota
+
+
+def test_a_price_that_goes_by_time_has_to_know_it() -> None:
+    variants = [{"when": {"utc": ["16:30-00:30"]}, "prices": {"input_tokens": "1"}}]
+    with pytest.raises(InvalidRequest, match="say when the request began"):
+        price({"input_tokens": "2"}, variants=variants).quota(Usage.of({"input_tokens": 1}), {"region": "eu"})
 
 
 def test_units_without_a_price_are_no_gift() -> None:

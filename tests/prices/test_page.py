@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from billing_tasks.pricing import meters
+from billing_tasks.pricing import Catalogue, meters
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/meters.md").read_text(encoding="utf-8")
 
@@ -21,5 +21,6 @@ def test_the_example_prints_what_the_page_says() -> None:
     assert said.getvalue() == printed
 
 
-def test_the_page_counts_the_meters() -> None:
+def test_the_page_counts_meters_and_prices() -> None:
     assert f"meters.json` has {len(meters())}," in PAGE
+    assert f"some {len(Catalogue.shipped()) // 100 * 100:,} models" in PAGE
