@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -108,6 +108,16 @@ class Settings(BaseSettings):
         None, description="TOML with overrides of the ratio table; re-read when it changes"
     )
 
+    catalogue: Literal["list", "one-api"] = Field(
+        "list",
+        description="what a model costs that you say nothing of: list prices of providers; the reference's table",
+    )
+    unknown_model: str = Field(
+        "refuse",
+        pattern=r"^(refuse|[0-9]+(\.[0-9]+)?(/[0-9]+(\.[0-9]+)?)?)$",
+        description="a model without a price is refused, or has this ratio; the reference has 30",
+    )
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: str) -> str:
@@ -121,6 +131,11 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
         for name, value in super().__repr_args__():
             yield name, redact(value) if isinstance(value, str) else value
+
+    @property
+    def price_book(self) -> dict[str, Any]:
+        """What a PriceBook is made with."""
+        return {"path": self.ratios_file, "catalogue": self.catalogue, "unknown": self.unknown_model}
 
     @property
     def cache_url(self) -> str:

@@ -21,7 +21,7 @@ from billing_tasks.lab.replay.options import Options as PlanOptions
 from billing_tasks.lab.replay.plan import CHANNELS_PER_MODEL, Plan, make_plan
 from billing_tasks.lab.replay.requests import PlannedRequest, make_requests
 from billing_tasks.lab.trace import generate
-from billing_tasks.pricing import Price, RatioBook
+from billing_tasks.pricing import Price, PriceBook
 
 USERS = 48
 REQUESTS = 12_000
@@ -76,7 +76,7 @@ def plan_of(seed: int) -> Plan:
 def create_population(seed: int, accounts: Accounts, *, connections: int) -> Population:
     """Make all accounts, under ids that no account has. Raises Unavailable."""
     plan = plan_of(seed)
-    typical = typical_quota(plan, RatioBook())
+    typical = typical_quota(plan, PriceBook())
     dice = random.Random(f"people:{seed}")  # the word is part of the seed
     poor = set(dice.sample(range(USERS), POOR_USERS))
     limited = [
@@ -112,7 +112,7 @@ def create_population(seed: int, accounts: Accounts, *, connections: int) -> Pop
     )
 
 
-def typical_quota(plan: Plan, ratios: RatioBook) -> int:
+def typical_quota(plan: Plan, ratios: PriceBook) -> int:
     """What the middle one of the plan's requests holds."""
     estimates = sorted(
         ratios.price(group=plan.groups[request.user], model=plan.models[request.model]).estimate(

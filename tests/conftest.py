@@ -62,6 +62,9 @@ def _no_settings_from_outside() -> Iterator[None]:
             if name.startswith("BILLING_") and not name.startswith(("BILLING_TEST", "BILLING_LAB"))
         ]:
             patch.delenv(name)
+        # List prices change with the catalogue; what a test charges must not. Tests of the default say so.
+        patch.setenv("BILLING_CATALOGUE", "one-api")
+        patch.setenv("BILLING_UNKNOWN_MODEL", "30")
         yield
 
 

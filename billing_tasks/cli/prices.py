@@ -19,10 +19,10 @@ def price(
     as_json: AsJson = False,
 ) -> None:
     """What a text request costs. Needs no server."""
-    from billing_tasks.pricing import RatioBook
+    from billing_tasks.pricing import PriceBook
     from billing_tasks.settings import load_settings
 
-    found = RatioBook(load_settings().ratios_file).price(group=group, model=model, channel_type=channel_type)
+    found = PriceBook(**load_settings().price_book).price(group=group, model=model, channel_type=channel_type)
     quota, estimate = found.quota(prompt_tokens, completion_tokens), found.estimate(prompt_tokens, completion_tokens)
     if as_json:
         print_json({**found.to_strings(), "quota": quota, "estimate": estimate})

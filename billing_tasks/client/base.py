@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,11 +14,11 @@ from billing_tasks.flows.requests import consume, extend, refund, release, renew
 from billing_tasks.flows.requests.balance import available_quota
 from billing_tasks.holds.commands import Commands
 from billing_tasks.model.consume_log import ConsumeLog
-from billing_tasks.model.ids import check_new_request_id, check_request_id, new_request_id, shorten
+from billing_tasks.model.ids import check_new_request_id, check_request_id, new_request_id, now_ms, shorten
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt, Reservation
 from billing_tasks.model.validation import check_int, check_text
-from billing_tasks.pricing import Price, RatioBook
+from billing_tasks.pricing import Price, PriceBook
 from billing_tasks.settings import Settings
 
 P = ParamSpec("P")
@@ -45,35 +45,57 @@ class BookkeeperBase:
     def __init__(self, settings: Settings, commands: Commands) -> None:
         self.settings = settings
         self._commands = commands
-        self.ratio_book = RatioBook(settings.ratios_file)
+        self.price_book = PriceBook(**settings.price_book)
 
     # -- prices: no server is asked -----------------------------------------------------------------------
 
-    def price(self, *, model: str, group: str = "default", channel_type: int | None = None) -> Price:
-        """What a text request costs: see Price.estimate and Price.quota. Fixed from here on.
+    @property
+    def ratio_book(self) -> PriceBook:
+        """`price_book`, as releases before 0.4.0 called it."""
+        return self.price_book
 
-        Raises InvalidRequest for a malformed name or channel type.
+    def price(
+        self,
+        *,
+        model: str,
+        group: str = "default",
+        user_group: str = "",
+        channel_type: int | None = None,
+        channel_id: int | None = None,
+        token_id: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Price:
+        """What a request costs: see Price.estimate, Price.quota and Price.quota_of. Fixed from here on.
+
+        `group` is the one that is paid for; `user_group` that of the user, where it is another one. Channel and token
+        matter where a factor is for them. `facts`: what is known of the request, like {"region": "eu"}. Raises
+        UnknownModel for a model without a price, InvalidRequest for a malformed name or channel type.
         """
-        return self.ratio_book.price(group=group, model=model, channel_type=channel_type)
+        return self.price_book.price(
+            model=model,
+            group=group,
+            user_group=user_group,
+            channel_type=channel_type,
+            channel_id=channel_id,
+            token_id=token_id,
+            facts=facts,
+        )
 
     def model_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
-        """Ratio of the model; 1 is 2 USD per million prompt tokens. Unknown: 30, dear on purpose.
-
-        Raises InvalidRequest as `price` does.
-        """
-        return self.ratio_book.ratios.model_ratio(model, channel_type)
+        """Ratio of the model; 1 is 2 USD per million prompt tokens. Raises as `price` does."""
+        return self.price(model=model, channel_type=channel_type).model_ratio
 
     def completion_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
-        """How many times a prompt token's price a completion token costs. Raises InvalidRequest as `price` does."""
-        return self.ratio_book.ratios.completion_ratio(model, channel_type)
+        """How many times a prompt token's price a completion token costs. Raises as `price` does."""
+        return self.price(model=model, channel_type=channel_type).completion_ratio
 
     def group_ratio(self, group: str) -> Fraction:
         """The group's factor on every price. Unknown: 1. Raises InvalidRequest for a malformed name."""
-        return self.ratio_book.ratios.group_ratio(group)
+        return self.price_book.prices.group_ratio(group, at_ms=now_ms())
 
     def ratio(self, group: str, model: str) -> Fraction:
-        """Quota per prompt token: group ratio times model ratio. Raises InvalidRequest as `price` does."""
-        return self.ratio_book.ratios.ratio(group, model)
+        """Quota per prompt token: group ratio times model ratio. Raises as `price` does."""
+        return self.price(model=model, group=group).ratio
 
     # -- flows --------------------------------------------------------------------------------------------
 

@@ -6,14 +6,14 @@ to a server.
 
     defaults.toml ─┐
     ratios file   ─┼─► RatioTables ─► Ratios ─► Price ─► quota
-    set_overrides ─┘        (RatioBook keeps the current Ratios of a process)
+    set_overrides ─┘        (PriceBook keeps the current PriceList of a process)
 
     a provider's usage object ─► Usage ─┐
     Sheet, Factors ─► MeterPrice       ─┴─► Bill ─► quota
 """
 
 from billing_tasks.pricing.bill import Bill, Factor, Line
-from billing_tasks.pricing.book import RatioBook
+from billing_tasks.pricing.book import PriceBook
 from billing_tasks.pricing.catalogue import Catalogue, Listed, UnknownModel
 from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS, check_name, parse_ratio
 from billing_tasks.pricing.groups import group_ratio
@@ -21,6 +21,7 @@ from billing_tasks.pricing.media import image_quota, speech_quota, transcription
 from billing_tasks.pricing.meter_price import MeterPrice
 from billing_tasks.pricing.meters import Meter, meter, meters
 from billing_tasks.pricing.price import Price
+from billing_tasks.pricing.price_list import Change, PriceList
 from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
 from billing_tasks.pricing.ratios import Ratios, load_defaults
 from billing_tasks.pricing.readers import STYLES, read_usage
@@ -36,13 +37,15 @@ __all__ = [
     "STYLES",
     "Bill",
     "Catalogue",
+    "Change",
     "Factor",
     "Line",
     "Listed",
     "Meter",
     "MeterPrice",
     "Price",
-    "RatioBook",
+    "PriceBook",
+    "PriceList",
     "RatioTables",
     "Ratios",
     "Sheet",

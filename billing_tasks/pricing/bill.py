@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Self
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.pricing.exact import check_quota, check_ratio, show
+from billing_tasks.pricing.exact import check_quota, check_ratio, parse_ratio, show
 from billing_tasks.pricing.meters import inside, meter, wholes_of
 from billing_tasks.pricing.sheet import Prices, Sheet
 from billing_tasks.pricing.usage import Count, Usage
@@ -33,7 +34,8 @@ class Factor:
 
     name: str
     by: Fraction
-    families: frozenset[str] = frozenset()  # of meters it is for; none: all
+    families: frozenset[str] = frozenset()  # of meters it is for
+    meters: frozenset[str] = frozenset()  # it is for; none of both: all
 
     def __post_init__(self) -> None:
         try:
@@ -41,9 +43,31 @@ class Factor:
         except ValueError as exc:
             raise InvalidRequest(f"Factor {show(self.name)} can't be used: {exc}.") from None
 
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """Of what `data` made. Raises InvalidRequest."""
+        try:
+            by = parse_ratio(data.get("by"))
+        except ValueError as exc:
+            raise InvalidRequest(f"Factor {show(data.get('name'))} can't be used: {exc}.") from None
+        return cls(str(data.get("name")), by, frozenset(data.get("families", ())), frozenset(data.get("meters", ())))
+
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+        made: dict[str, Any] = {"name": self.name, "by": str(self.by)}
+        for scope in ("families", "meters"):
+            if getattr(self, scope):
+                made[scope] = sorted(getattr(self, scope))
+        return made
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it is on the price of each meter."""
+        return not self.families and not self.meters
+
     def is_for(self, name: str) -> bool:
         """Whether it is on the price of this meter."""
-        return not self.families or meter(name).family in self.families
+        return self.is_for_all or name in self.meters or meter(name).family in self.families
 
 
 @dataclass(frozen=True, slots=True)

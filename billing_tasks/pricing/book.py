@@ -1,4 +1,4 @@
-"""RatioBook: the current ratios of a process, re-read when the operator's file changes.
+"""PriceBook: the current price list of a process, made anew when the operator's file or a change in PostgreSQL says so.
 
 A file that turns bad, or away, while running changes no price: the last good
 tables stay and the log says once what is wrong.
@@ -11,15 +11,18 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from billing_tasks.errors import BadRatios
+from billing_tasks.pricing.exact import parse_ratio
 from billing_tasks.pricing.price import Price
-from billing_tasks.pricing.ratios import Ratios, Unpriced
-from billing_tasks.pricing.tables import RatioTables, check_tables, default_tables, load_overrides
+from billing_tasks.pricing.price_list import CatalogueName, Change, PriceList
+from billing_tasks.pricing.ratios import Unpriced
+from billing_tasks.pricing.tables import RatioTables, check_tables, load_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +38,24 @@ MISSING: Signature = (0, 0, 0, 0)
 Override = str | int | Fraction
 
 
-class RatioBook:
-    """Defaults, the ratios file over them, and over both what the process itself set. Thread- and fork-safe.
+class PriceBook:
+    """A catalogue, the ratios file over it, PostgreSQL's changes over that, and over all what the process itself set.
 
-    Raises BadRatios if `path` can't be used when the book is made.
+    `unknown`: "refuse", or the ratio of a model that has no price. Thread- and fork-safe. Raises BadRatios if `path`
+    or `unknown` can't be used when the book is made.
     """
 
-    def __init__(self, path: Path | None = None, *, check_every_seconds: float = CHECK_EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        catalogue: CatalogueName = "list",
+        unknown: str = "refuse",
+        check_every_seconds: float = CHECK_EVERY_SECONDS,
+    ) -> None:
+        self._catalogue: CatalogueName = catalogue
+        self._unknown = _ratio_of_unknown(unknown)
+        self._changes: tuple[Change, ...] = ()
         self._path = path
         self._check_every_seconds = check_every_seconds
         self._unpriced = Unpriced()
@@ -53,24 +67,37 @@ class RatioBook:
             signature, settled = _look(path)
             self._from_file = load_overrides(path)
             self._seen = signature if settled else None
-        self._ratios = self._lay_tables()
+        self._prices = self._lay_tables()
         self._next_check = time.monotonic() + check_every_seconds
         _books.add(self)
 
     @property
-    def ratios(self) -> Ratios:
-        """The ratios as they are now. Looks at the file at most once a second; raises nothing."""
-        # A caller that finds another thread looking goes on with the ratios at hand.
+    def prices(self) -> PriceList:
+        """The prices as they are now. Looks at the file at most once a second; raises nothing."""
+        # A caller that finds another thread looking goes on with the prices at hand.
         if self._path is not None and time.monotonic() >= self._next_check and self._lock.acquire(blocking=False):
             try:
                 self._check(self._path)
             finally:
                 self._lock.release()
-        return self._ratios
+        return self._prices
 
-    def price(self, *, group: str, model: str, channel_type: int | None = None) -> Price:
-        """The price of a model for a group, as of now. Raises InvalidRequest for a malformed name."""
-        return self.ratios.price(group=group, model=model, channel_type=channel_type)
+    def price(self, *, model: str, group: str = "default", at_ms: int | None = None, **more: Any) -> Price:
+        """The price of a model for a group, as of now; see PriceList.price, which it raises as."""
+        at_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
+        return self.prices.price(model=model, group=group, at_ms=at_ms, **more)
+
+    def take_changes(self, changes: Sequence[Change]) -> bool:
+        """Lay PostgreSQL's changes over the file. False: they are those that are there already."""
+        ordered = tuple(
+            sorted(changes, key=lambda change: change.from_ms)
+        )  # stable: of one moment the later one counts
+        with self._lock:
+            if ordered == self._changes:
+                return False
+            self._changes = ordered
+            self._prices = self._lay_tables()
+        return True
 
     def set_overrides(
         self,
@@ -89,11 +116,17 @@ class RatioBook:
         with self._lock:
             changes = {name: getattr(checked, name) for name, table in given.items() if table is not None}
             self._at_run_time = replace(self._at_run_time, **changes)
-            self._ratios = self._lay_tables()
+            self._prices = self._lay_tables()
 
-    def _lay_tables(self) -> Ratios:
-        tables = default_tables().overlaid_with(self._from_file).overlaid_with(self._at_run_time)
-        return Ratios(tables, unpriced=self._unpriced)
+    def _lay_tables(self) -> PriceList:
+        return PriceList(
+            file=self._from_file,
+            catalogue=self._catalogue,
+            unknown=self._unknown,
+            changes=self._changes,
+            at_run_time=self._at_run_time,
+            unpriced=self._unpriced,
+        )
 
     def _check(self, path: Path) -> None:
         """Re-read the file if it changed. The caller holds the lock."""
@@ -114,12 +147,22 @@ class RatioBook:
             return exc
         if tables != self._from_file:
             self._from_file = tables
-            self._ratios = self._lay_tables()
+            self._prices = self._lay_tables()
             logger.info("Ratios file %s read again; new requests are priced by it.", path)
         return None
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+
+
+def _ratio_of_unknown(text: str) -> Fraction | None:
+    if text == "refuse":
+        return None
+    try:
+        return parse_ratio(text)
+    except ValueError as exc:
+        reason = f"BILLING_UNKNOWN_MODEL is `refuse` or a ratio: {exc}"
+        raise BadRatios(reason, reason=str(exc)) from None
 
 
 def _look(path: Path) -> tuple[Signature, bool]:
@@ -135,7 +178,7 @@ def _look(path: Path) -> tuple[Signature, bool]:
 
 
 # A fork while another thread looks at the file would leave the child a lock that is never released.
-_books: weakref.WeakSet[RatioBook] = weakref.WeakSet()
+_books: weakref.WeakSet[PriceBook] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:

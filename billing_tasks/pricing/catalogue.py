@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -106,7 +106,7 @@ class Catalogue:
             row = self._look(candidate, asked)
             if row is not None:
                 return _listed(row, by)
-        raise UnknownModel(f"There is no list price of {show(model)}{self._nearest(name)}.")
+        raise UnknownModel(f"There is no list price of {show(model)}{self.nearest(name)}.")
 
     def _provider(self, name: str) -> str:
         known = _ALSO.get(name.lower(), name.lower())
@@ -131,8 +131,9 @@ class Catalogue:
                     return row
         return None
 
-    def _nearest(self, name: str) -> str:
-        known = list(dict.fromkeys(row["model"].lower() for row in self._rows))
+    def nearest(self, name: str, more: Iterable[str] = ()) -> str:
+        """The names that are most like it, in words; nothing if none is. `more`: names beside those of the list."""
+        known = list(dict.fromkeys([*more, *(row["model"].lower() for row in self._rows)]))
         near = difflib.get_close_matches(name.rpartition("/")[2], known, n=3)
         return f"; the nearest names are {', '.join(near)}" if near else ""
 

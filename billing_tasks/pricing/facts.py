@@ -53,6 +53,19 @@ class When:
             tuple(_window(text, f"{where}.utc") for text in hours),
         )
 
+    def data(self) -> dict[str, Any]:
+        """As plain data that `read` reads again."""
+        made: dict[str, Any] = dict(sorted(self.words))
+        if self.begins is not None:
+            made["from"] = self.begins.isoformat()
+        if self.ends is not None:
+            made["until"] = self.ends.isoformat()
+        if self.weekdays:
+            made["weekdays"] = sorted(self.weekdays)
+        if self.hours:
+            made["utc"] = [f"{begin:%H:%M}-{end:%H:%M}" for begin, end in self.hours]
+        return made
+
     @property
     def is_about_time(self) -> bool:
         """Whether it has to know when the request began."""

@@ -99,6 +99,11 @@ FAMILIES: tuple[Family, ...] = (
 OTHERWISE = Fraction(1)
 
 
+def has_family(model: str) -> bool:
+    """Whether a family's ratio is what `family_completion_ratio` says."""
+    return any(model in family for family in FAMILIES)
+
+
 def family_completion_ratio(model: str) -> Fraction:
     """The completion ratio of the first family the name belongs to, else 1."""
     for family in FAMILIES:

@@ -1,17 +1,23 @@
-"""Price: the three ratios of one request, and the quota they make of its tokens.
+"""Price: what one request costs, and the quota that makes of what it used.
 
-A price is fixed when quota is reserved and travels with the reservation, so a
-table that changes meanwhile does not change what this request costs.
+A price is fixed when quota is reserved and travels with the reservation, so a table that changes meanwhile does not
+change what this request costs. It is three ratios, as the reference has them, or a sheet with a price per meter and
+the ratios that follow from it; and in both cases the version of the price list that it is of.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Self
+from typing import Any, Self
 
 from billing_tasks.errors import InvalidRequest
+from billing_tasks.pricing.bill import ONE_REQUEST, Bill, Factor
+from billing_tasks.pricing.estimate import worst_case
 from billing_tasks.pricing.exact import (
     MAX_QUOTA,
     MAX_TOKENS,
@@ -22,41 +28,83 @@ from billing_tasks.pricing.exact import (
     refuse_count,
     show,
 )
+from billing_tasks.pricing.meter_price import MeterPrice
+from billing_tasks.pricing.meters import meters
+from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
+from billing_tasks.pricing.sheet import Choice, Sheet
+from billing_tasks.pricing.usage import Usage
 
 #: Completion tokens expected of a request that names no maximum; the reference sets aside as many.
 EXPECTED_COMPLETION_TOKENS = 500
+_RATIOS = ("model_ratio", "completion_ratio", "group_ratio")
+_TEXT = frozenset({"input_tokens", "output_tokens"})
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a token of this model costs this group.
+    """What this model costs this group.
 
     Raises InvalidRequest for a name or a ratio that no price can have.
     """
 
     model: str  # as the gateway's caller names it
-    group: str  # the user's
+    group: str  # the one that is paid for
     model_ratio: Fraction  # quota per prompt token; 1 is 2 USD per million
     completion_ratio: Fraction  # prompt tokens that a completion token costs
     group_ratio: Fraction  # the group's factor on the price
+    sheet: Sheet | None = field(default=None, hash=False)  # None: the ratios say it all
+    factors: tuple[Factor, ...] = ()  # beside the group's
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)  # known when quota was reserved
+    version: int | None = None  # of the price list it is of
+    source: str = field(default="", compare=False)  # which list or file has it, for people
+    user_group: str = ""  # of the user, where that is another one
+    of_user_group: bool = False  # the group's ratio is one for users of that group
+    channel_type: int | None = None
+    channel_id: int | None = None
+    token_id: int | None = None
+    cost: MeterPrice | None = field(default=None, compare=False)  # what the channel charges for it
 
-    # The ratios over one common denominator: a quota then takes two integer
-    # multiplications and one division, where Fraction arithmetic takes 20 times as long.
-    _per_prompt_token: int = field(init=False, repr=False, compare=False)
+    # The ratios over one common denominator: a quota then takes two integer multiplications and one division, where
+    # Fraction arithmetic takes 20 times as long. None: the sheet has more than two prices of text.
+    _per_prompt_token: int | None = field(init=False, repr=False, compare=False)
     _per_completion_token: int = field(init=False, repr=False, compare=False)
     _divisor: int = field(init=False, repr=False, compare=False)
+    _by_meter: MeterPrice = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.model, field="model")
         check_name(self.group, field="group")
-        for name in ("model_ratio", "completion_ratio", "group_ratio"):
+        for name in _RATIOS:
             _check_exact(getattr(self, name), field=name)
-        per_prompt = self.model_ratio * self.group_ratio
-        per_completion = per_prompt * self.completion_ratio
+        sheet = self.sheet or _sheet_of(self.model_ratio, self.completion_ratio)
+        object.__setattr__(self, "_by_meter", MeterPrice(sheet, self.all_factors))
+        per_prompt, per_completion = self._of_text()
         divisor = math.lcm(per_prompt.denominator, per_completion.denominator)
-        object.__setattr__(self, "_per_prompt_token", int(per_prompt * divisor))
+        text_alone = self.sheet is None or _is_of_text_alone(sheet)
+        object.__setattr__(self, "_per_prompt_token", int(per_prompt * divisor) if text_alone else None)
         object.__setattr__(self, "_per_completion_token", int(per_completion * divisor))
         object.__setattr__(self, "_divisor", divisor)
+
+    def _of_text(self) -> tuple[Fraction, Fraction]:
+        """Quota per prompt and per completion token, factors included."""
+        per_prompt = self.model_ratio * math.prod(self._factors_on("input_tokens"), start=self.group_ratio)
+        after = self.model_ratio * self.completion_ratio
+        return per_prompt, after * math.prod(self._factors_on("output_tokens"), start=self.group_ratio)
+
+    def _factors_on(self, meter: str) -> list[Fraction]:
+        return [factor.by for factor in self.factors if factor.is_for(meter)]
+
+    @property
+    def all_factors(self) -> tuple[Factor, ...]:
+        """The group's first."""
+        name = f"group:{self.group}" + (f" for {self.user_group}" if self.of_user_group else "")
+        return (Factor(name, self.group_ratio), *self.factors)
+
+    @property
+    def list_sheet(self) -> Sheet:
+        """The prices themselves, before factors."""
+        return self._by_meter.sheet
 
     @property
     def ratio(self) -> Fraction:
@@ -66,14 +114,16 @@ class Price:
     @property
     def free(self) -> bool:
         """True if every request at this price costs nothing."""
-        return self._per_prompt_token == 0
+        if self.sheet is None:
+            return self._per_prompt_token == 0
+        return self.sheet.is_free or not all(factor.by or not factor.is_for_all for factor in self.all_factors)
 
-    def quota(self, prompt_tokens: int, completion_tokens: int) -> int:
+    def quota(self, prompt_tokens: int, completion_tokens: int, *, facts: Mapping[str, Any] = _NOTHING) -> int:
         """What these tokens cost, in quota.
 
         ceil((prompt + completion * completion_ratio) * model_ratio * group_ratio),
         as one-api (commit 8df4a26) settles a text request, but exact. At least 1
-        unless the price is free; 0 if there were no tokens at all.
+        unless the price is free; 0 if there were no tokens at all. Of a sheet: see `quota_of`.
 
         Raises InvalidRequest for a count that is no integer from 0 to 2**40, and
         for an amount above 2**53.
@@ -83,6 +133,9 @@ class Price:
             refuse_count(prompt_tokens, field="prompt_tokens")
         if type(completion_tokens) is not int or not 0 <= completion_tokens <= MAX_TOKENS:
             refuse_count(completion_tokens, field="completion_tokens")
+        if self._per_prompt_token is None:
+            usage = Usage.of({"input_tokens": prompt_tokens, "output_tokens": completion_tokens})
+            return self.quota_of(usage, facts)
         cost = prompt_tokens * self._per_prompt_token + completion_tokens * self._per_completion_token
         quota = -(-cost // self._divisor)
         if quota > MAX_QUOTA:
@@ -91,17 +144,67 @@ class Price:
             return 1
         return quota
 
-    def estimate(self, prompt_tokens: int, max_tokens: int | None = None) -> int:
+    def quota_of(self, usage: Usage, facts: Mapping[str, Any] = _NOTHING) -> int:
+        """What the usage costs, in quota, rounded up once: 0 if nothing was used or all of it is free, else at least 1.
+
+        `facts` (service_tier as served, region ...) choose among the sheet's prices, over those known when quota was
+        reserved. Raises InvalidRequest if units were used that no price covers, and for an amount above 2**53.
+        """
+        return self._by_meter.quota(usage, self._known(facts)) or self._at_least(usage)
+
+    def bill_of(self, usage: Usage, facts: Mapping[str, Any] = _NOTHING) -> Bill:
+        """The same line by line. Raises as `quota_of`."""
+        bill = self._by_meter.bill(usage, self._known(facts))
+        return bill if bill.quota else Bill(bill.lines, self._at_least(usage))
+
+    @property
+    def goes_by_time(self) -> bool:
+        """Whether it has to know when the request began: the fact `at`, else now."""
+        return self.sheet is not None and self.sheet.goes_by_time
+
+    def choice_of(self, usage: Usage, facts: Mapping[str, Any] = _NOTHING) -> Choice:
+        """Which tier and variants of its sheet such a request has."""
+        return self._by_meter.sheet.choice(self._known(facts), usage.get("input_tokens"))
+
+    def _known(self, facts: Mapping[str, Any], of: Sheet | None = None) -> Mapping[str, Any]:
+        """All that is known of the request; it begins now if nobody says when."""
+        known = {**self.facts, **facts} if facts else self.facts
+        sheet = of or self.sheet
+        if sheet is not None and sheet.goes_by_time and known.get("at") is None:
+            return {**known, "at": datetime.now(UTC)}
+        return known
+
+    def _at_least(self, usage: Usage) -> int:
+        """The reference charges 1 for tokens that cost nothing at a price that is not free."""
+        used = any(usage.get(name) for name in _TEXT)
+        return 1 if self.sheet is None and self._per_prompt_token and used else 0
+
+    def estimate(
+        self,
+        prompt_tokens: int,
+        max_tokens: int | None = None,
+        *,
+        also: Mapping[str, Any] = _NOTHING,
+        facts: Mapping[str, Any] = _NOTHING,
+    ) -> int:
         """Quota to set aside before the request: ceil((prompt + (max_tokens or 500) * completion_ratio) * ratio).
 
         Never less than what a completion of `max_tokens` will cost, so a request
         that keeps to its maximum never settles above its hold. At least 1 unless
-        free. Raises InvalidRequest as `quota` does.
+        free. Of a sheet: at its dearest reachable prices (a written cache, the longer prompt's tier, another hour).
+        `also`: what else the request may use at most, by meter: {"output_images": 2, "web_searches": 1}. `facts`: see
+        `quota_of`.
+        Raises InvalidRequest as `quota` does.
         """
         max_tokens = EXPECTED_COMPLETION_TOKENS if max_tokens is None else max_tokens
         if type(max_tokens) is not int or not 0 <= max_tokens <= MAX_TOKENS:
             refuse_count(max_tokens, field="max_tokens")
-        return self.quota(prompt_tokens, max_tokens or EXPECTED_COMPLETION_TOKENS)
+        max_tokens = max_tokens or EXPECTED_COMPLETION_TOKENS
+        if self.sheet is None and not also:
+            return self.quota(prompt_tokens, max_tokens)
+        if type(prompt_tokens) is not int or not 0 <= prompt_tokens <= MAX_TOKENS:
+            refuse_count(prompt_tokens, field="prompt_tokens")
+        return worst_case(self._by_meter, self._known(facts), prompt_tokens, max_tokens, also)
 
     def estimate_like_reference(self, prompt_tokens: int, max_tokens: int | None = None) -> int:
         """Quota one-api (commit 8df4a26) would set aside: int((500 + prompt + max_tokens) * ratio), cut off.
@@ -113,29 +216,70 @@ class Price:
         for name, count in (("prompt_tokens", prompt_tokens), ("max_tokens", max_tokens)):
             if type(count) is not int or not 0 <= count <= MAX_TOKENS:
                 refuse_count(count, field=name)
-        tokens = EXPECTED_COMPLETION_TOKENS + prompt_tokens + max_tokens
-        return check_quota(tokens * self._per_prompt_token // self._divisor)
+        return check_quota(math.floor((EXPECTED_COMPLETION_TOKENS + prompt_tokens + max_tokens) * self.ratio))
+
+    def cost_of(self, usage: Usage, facts: Mapping[str, Any] = _NOTHING) -> int | None:
+        """What the channel charges for it, in quota; None: nobody said, or its sheet has no price for all of it."""
+        if self.cost is None:
+            return None
+        try:
+            return self.cost.quota(usage, self._known(facts, of=self.cost.sheet))
+        except InvalidRequest:
+            return None
 
     def to_strings(self) -> dict[str, str]:
         """The price as text, ratios like "5/4"; `Price.from_strings(**strings)` is this very price."""
-        return {
-            "model": self.model,
-            "group": self.group,
-            "model_ratio": str(self.model_ratio),
-            "completion_ratio": str(self.completion_ratio),
-            "group_ratio": str(self.group_ratio),
-        }
+        made = {"model": self.model, "group": self.group, **{name: str(getattr(self, name)) for name in _RATIOS}}
+        if self.sheet is not None:
+            made["sheet"] = json.dumps(self.sheet.data())
+        if self.factors:
+            made["factors"] = json.dumps([factor.data() for factor in self.factors])
+        for name in ("version", "channel_type", "channel_id", "token_id"):
+            if getattr(self, name) is not None:
+                made[name] = str(getattr(self, name))
+        if self.facts:
+            made["facts"] = json.dumps(dict(self.facts), default=str)
+        if self.of_user_group:
+            made["of_user_group"] = "1"
+        return {**made, "user_group": self.user_group} if self.user_group else made
 
     @classmethod
-    def from_strings(cls, *, model: str, group: str, model_ratio: str, completion_ratio: str, group_ratio: str) -> Self:
+    def from_strings(
+        cls, *, model: str, group: str, model_ratio: str, completion_ratio: str, group_ratio: str, **more: str
+    ) -> Self:
         """The price that `to_strings` wrote. Raises InvalidRequest for text that is no ratio."""
+        numbers = ("version", "channel_type", "channel_id", "token_id")
         return cls(
             model=model,
             group=group,
             model_ratio=_parse(model_ratio, field="model_ratio"),
             completion_ratio=_parse(completion_ratio, field="completion_ratio"),
             group_ratio=_parse(group_ratio, field="group_ratio"),
+            sheet=Sheet.read(json.loads(more["sheet"])) if "sheet" in more else None,
+            factors=tuple(map(Factor.read, json.loads(more.get("factors", "[]")))),
+            facts=json.loads(more.get("facts", "{}")),
+            user_group=more.get("user_group", ""),
+            of_user_group="of_user_group" in more,
+            **{name: int(more[name]) for name in numbers if name in more},  # type: ignore[arg-type]
         )
+
+
+def ratios_of(sheet: Sheet) -> tuple[Fraction, Fraction]:
+    """The model and the completion ratio that say the prices of a sheet's text; 0 and 1 if it has none."""
+    per_million = 1_000_000
+    text = {name: sheet.prices[name] / sheet.per.get(name, meters()[name].per) for name in _TEXT & sheet.prices.keys()}
+    before, after = text.get("input_tokens", Fraction()), text.get("output_tokens", Fraction())
+    return before * per_million / 2, after / before if before else Fraction(1)
+
+
+def _sheet_of(model_ratio: Fraction, completion_ratio: Fraction) -> Sheet:
+    return sheet_of_ratios(model_ratio=model_ratio, completion_ratio=completion_ratio)
+
+
+def _is_of_text_alone(sheet: Sheet) -> bool:
+    """Whether two multiplications make the quota of text: nothing chooses, rounds, or costs by the request."""
+    priced = sheet.prices.get("input_tokens") and "output_tokens" in sheet.prices and ONE_REQUEST not in sheet.prices
+    return bool(priced and not (sheet.tiers or sheet.variants or sheet.least or sheet.step or sheet.minimum_quota))
 
 
 def _check_exact(ratio: object, *, field: str) -> None:

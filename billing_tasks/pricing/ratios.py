@@ -1,6 +1,6 @@
 """Ratios: look-up of model, completion and group ratios, and prices made of them.
 
-Never changed once made; `RatioBook` swaps in a new one when a table changes.
+Never changed once made; `PriceBook` swaps in a new one when a table changes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import TypeVar
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.pricing.exact import check_name, show
@@ -16,6 +17,8 @@ from billing_tasks.pricing.price import Price
 from billing_tasks.pricing.tables import RatioTables, default_tables
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Dear on purpose: a model without a price must not be a gift.
 UNKNOWN_MODEL_RATIO = Fraction(30)
@@ -44,6 +47,13 @@ class Unpriced:
         if len(self._logged) > MAX_LOGGED_NAMES:
             logger.warning("More than %s names without a ratio; further ones are not logged.", MAX_LOGGED_NAMES)
 
+    def warn_guess(self, name: str, ratio: Fraction, *, by_family: bool) -> None:
+        """Log that a completion ratio is guessed, once per name."""
+        if self._logged.setdefault(("completion", name), ticket := object()) is ticket:
+            how = "by the family of its name" if by_family else "because nothing else is known"
+            logger.warning("The completion ratio of %r is guessed (%s, %s). Say it in [completion] of the ratios file.",
+                           name, ratio, how)  # fmt: skip
+
 
 class Ratios:
     """One state of the ratio tables. Look-ups as in one-api (commit 8df4a26). Safe to share between threads.
@@ -52,11 +62,18 @@ class Ratios:
     laid over defaults, so an override beats the default of the same key only.
     """
 
-    __slots__ = ("_prices", "_unpriced", "tables")
+    __slots__ = ("_prices", "_unknown", "_unpriced", "tables")
 
-    def __init__(self, tables: RatioTables, *, unpriced: Unpriced | None = None) -> None:
+    def __init__(
+        self,
+        tables: RatioTables,
+        *,
+        unpriced: Unpriced | None = None,
+        unknown: Fraction | None = UNKNOWN_MODEL_RATIO,
+    ) -> None:
         self.tables = tables
         self._unpriced = unpriced or Unpriced()
+        self._unknown = unknown
         self._prices: dict[tuple[str, str, int | None], Price] = {}
 
     def model_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
@@ -67,11 +84,21 @@ class Ratios:
         """
         check_name(model, field="model")
         name = _without_internet(model, "qwen-", "command-")
-        ratio = _look_up(self.tables.model, name, channel_type)
+        ratio = look_up(self.tables.model, name, channel_type)
         if ratio is None:
-            self._unpriced.warn("model", name, UNKNOWN_MODEL_RATIO)
-            return UNKNOWN_MODEL_RATIO
+            ratio = UNKNOWN_MODEL_RATIO if self._unknown is None else self._unknown
+            self._unpriced.warn("model", name, ratio)
         return ratio
+
+    def known(self, model: str, channel_type: int | None = None) -> tuple[Fraction, Fraction] | None:
+        """Model and completion ratio; None: no table has the model, and there is no ratio of unknown ones."""
+        check_name(model, field="model")
+        if (
+            self._unknown is None
+            and look_up(self.tables.model, _without_internet(model, "qwen-", "command-"), channel_type) is None
+        ):
+            return None
+        return self.model_ratio(model, channel_type), self.completion_ratio(model, channel_type)
 
     def completion_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
         """How much dearer a completion token is than a prompt token: tables, then families, else 1.
@@ -81,7 +108,7 @@ class Ratios:
         """
         check_name(model, field="model")
         name = _without_internet(model, "qwen-")
-        ratio = _look_up(self.tables.completion, name, channel_type)
+        ratio = look_up(self.tables.completion, name, channel_type)
         return family_completion_ratio(name) if ratio is None else ratio
 
     def group_ratio(self, group: str) -> Fraction:
@@ -125,7 +152,8 @@ def load_defaults() -> Ratios:
     return Ratios(default_tables())
 
 
-def _look_up(table: Mapping[str, Fraction], name: str, channel_type: int | None) -> Fraction | None:
+def look_up(table: Mapping[str, T], name: str, channel_type: int | None) -> T | None:
+    """What the table has of `name(channel_type)`, else of the name. Raises InvalidRequest for no channel type."""
     if channel_type is not None:
         if type(channel_type) is not int or not 0 <= channel_type <= MAX_CHANNEL_TYPE:
             _refuse_channel_type(channel_type)

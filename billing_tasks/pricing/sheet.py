@@ -5,8 +5,8 @@ Prices are in USD per the meter's `per` units (a million tokens, a thousand call
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Self
 
@@ -57,6 +57,10 @@ class Sheet:
     least: Prices = field(default_factory=dict)  # units that are billed at least, if any
     step: Prices = field(default_factory=dict)  # started steps of so many units are billed
     minimum_quota: int = 0  # a charge above 0 and below this becomes this
+    goes_by_time: bool = field(init=False, repr=False, compare=False)  # a price depends on when the request began
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "goes_by_time", any(variant.when.is_about_time for variant in self.variants))
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -92,6 +96,47 @@ class Sheet:
             minimum,
         )
 
+    @property
+    def is_free(self) -> bool:
+        """Whether all that it prices costs nothing, at any time."""
+        tables = [self.prices, *(tier.prices for tier in self.tiers)]
+        for variant in self.variants:
+            tables += [variant.prices, *(tier.prices for tier in variant.tiers)]
+        return not any(price for prices in tables for price in prices.values())
+
+    def data(self) -> dict[str, Any]:
+        """As plain data that `read` reads again: exact ratios as text, no empty part."""
+        made: dict[str, Any] = {name: _written(getattr(self, name)) for name in ("prices", "per", "least", "step")}
+        made["above"] = [_tier_data(tier) for tier in self.tiers]
+        made["variants"] = [
+            {
+                "when": variant.when.data(),
+                "prices": _written(variant.prices),
+                **({"above": [_tier_data(tier) for tier in variant.tiers]} if variant.tiers else {}),
+            }
+            for variant in self.variants
+        ]
+        made["minimum_quota"] = self.minimum_quota
+        return {name: value for name, value in made.items() if value or name == "prices"}
+
+    def times(self, by: Callable[[str], Fraction]) -> Self:
+        """The sheet with each meter's price multiplied by what `by` says of it, in tiers and variants as well."""
+
+        def scaled(prices: Prices) -> Prices:
+            return {name: price * by(name) for name, price in prices.items()}
+
+        def tiers(given: tuple[Tier, ...]) -> tuple[Tier, ...]:
+            return tuple(replace(tier, prices=scaled(tier.prices)) for tier in given)
+
+        return replace(
+            self,
+            prices=scaled(self.prices),
+            tiers=tiers(self.tiers),
+            variants=tuple(
+                replace(variant, prices=scaled(variant.prices), tiers=tiers(variant.tiers)) for variant in self.variants
+            ),
+        )
+
     def choice(self, facts: Mapping[str, Any], prompt_tokens: Fraction | int) -> Choice:
         """Which tier and which variants such a request has; `prices_of` says what they cost.
 
@@ -99,7 +144,7 @@ class Sheet:
         """
         if not self.tiers and not self.variants:
             return _ONLY
-        if facts.get("at") is None and any(variant.when.is_about_time for variant in self.variants):
+        if self.goes_by_time and facts.get("at") is None:
             raise InvalidRequest('A price goes by time: say when the request began, as the fact "at".')
         fitting = tuple(
             (number, _tier_of(variant.tiers, prompt_tokens))
@@ -121,6 +166,15 @@ class Sheet:
     def choose(self, facts: Mapping[str, Any], prompt_tokens: Fraction | int) -> Prices:
         """The price of each meter for such a request."""
         return self.prices_of(self.choice(facts, prompt_tokens))
+
+
+def _written(prices: Prices) -> dict[str, str]:
+    return {name: str(price) for name, price in prices.items()}
+
+
+def _tier_data(tier: Tier) -> dict[str, Any]:
+    made: dict[str, Any] = {"tokens": tier.tokens, "prices": _written(tier.prices)}
+    return {**made, "inclusive": True} if tier.inclusive else made
 
 
 def _tier_of(tiers: Sequence[Tier], prompt_tokens: Fraction | int) -> int | None:

@@ -36,7 +36,7 @@ from billing_tasks.lab.stack import Stack
 from billing_tasks.lab.trace import generate
 from billing_tasks.ledger.migrations import upgrade
 from billing_tasks.ledger.rows import EntryRow
-from billing_tasks.pricing import Price, RatioBook
+from billing_tasks.pricing import Price, PriceBook
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 
@@ -45,7 +45,7 @@ OPTIONS = Options(users=12, fail_rate=0.05, abandon_rate=0.04, hold_ttl_seconds=
 
 
 def price_of(group: str, model: str) -> Price:
-    return RatioBook().price(group=group, model=model)
+    return PriceBook().price(group=group, model=model)
 
 
 # -- the plan ---------------------------------------------------------------------------------------------

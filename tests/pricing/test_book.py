@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from billing_tasks.errors import BadRatios
-from billing_tasks.pricing import RatioBook
+from billing_tasks.pricing import PriceBook
 from billing_tasks.pricing.book import SETTLED_AFTER_SECONDS
 
 
@@ -30,12 +30,12 @@ def put(file: Path, text: str) -> None:
     time.sleep(SETTLED_AFTER_SECONDS + 0.02)
 
 
-def eager(file: Path) -> RatioBook:
+def eager(file: Path) -> PriceBook:
     """A book that looks at its file at every question."""
-    return RatioBook(file, check_every_seconds=0)
+    return PriceBook(file, catalogue="one-api", unknown="30", check_every_seconds=0)
 
 
-def model_ratio(book: RatioBook, model: str = "gpt-4o") -> Fraction:
+def model_ratio(book: PriceBook, model: str = "gpt-4o") -> Fraction:
     return book.price(group="default", model=model).model_ratio
 
 
@@ -44,11 +44,11 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_without_a_file_the_defaults_are_the_ratios() -> None:
-    assert model_ratio(RatioBook()) == Fraction("2.5")
+    assert model_ratio(PriceBook(catalogue="one-api")) == Fraction("2.5")
 
 
 def test_the_file_is_laid_over_the_defaults(file: Path) -> None:
-    book = RatioBook(file)
+    book = PriceBook(file, catalogue="one-api", unknown="30")
 
     assert model_ratio(book) == 1
     assert model_ratio(book, "gpt-4") == 15
@@ -75,7 +75,7 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_taken_over(file: Pa
 
 
 def test_the_file_is_looked_at_once_a_second_at_most(file: Path) -> None:
-    book = RatioBook(file)
+    book = PriceBook(file, catalogue="one-api", unknown="30")
     put(file, "[model]\ngpt-4o = 2\n")
 
     assert model_ratio(book) == 1
@@ -147,12 +147,12 @@ def test_a_bad_file_at_the_start_is_an_error(file: Path) -> None:
     put(file, "[model]\ngpt-4o = -1\n")
 
     with pytest.raises(BadRatios, match="line 2"):
-        RatioBook(file)
+        PriceBook(file, catalogue="one-api", unknown="30")
 
 
 def test_a_missing_file_at_the_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BadRatios, match="can't be read"):
-        RatioBook(tmp_path / "none.toml")
+        PriceBook(tmp_path / "none.toml")
 
 
 def test_an_unknown_model_is_not_logged_again_after_a_reload(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,16 +172,16 @@ def test_what_the_process_sets_is_above_the_file_and_survives_a_reload(file: Pat
 
     assert model_ratio(book) == Fraction(55, 13)
     assert model_ratio(book, "gpt-4") == 3
-    assert book.ratios.group_ratio("vip") == Fraction(1, 2)
+    assert book.prices.group_ratio("vip") == Fraction(1, 2)
 
 
 def test_an_empty_table_takes_overrides_back_and_a_table_not_given_stays(file: Path) -> None:
-    book = RatioBook(file)
+    book = PriceBook(file, catalogue="one-api", unknown="30")
     book.set_overrides(model={"gpt-4o": 9}, group={"vip": "0.9"})
     book.set_overrides(model={})
 
     assert model_ratio(book) == 1
-    assert book.ratios.group_ratio("vip") == Fraction(9, 10)
+    assert book.prices.group_ratio("vip") == Fraction(9, 10)
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_an_empty_table_takes_overrides_back_and_a_table_not_given_stays(file: P
     ],
 )
 def test_bad_overrides_are_refused_and_change_nothing(bad: Any, reason: str) -> None:
-    book = RatioBook()
-    before = book.ratios
+    book = PriceBook(catalogue="one-api", unknown="30")
+    before = book.prices
 
     with pytest.raises(BadRatios, match=reason):
         book.set_overrides(**bad)
 
-    assert book.ratios is before
+    assert book.prices is before
 
 
 def test_threads_always_see_one_whole_table_while_the_file_changes(file: Path) -> None:
@@ -214,8 +214,8 @@ def test_threads_always_see_one_whole_table_while_the_file_changes(file: Path) -
 
     def watch() -> None:
         while not stop.is_set():
-            ratios = book.ratios
-            pair = ratios.model_ratio("a"), ratios.model_ratio("b")
+            ratios = book.prices
+            pair = ratios.ratios().model_ratio("a"), ratios.ratios().model_ratio("b")
             if pair[0] != pair[1]:
                 torn.append(pair)
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from billing_tasks.errors import BadRatios, InvalidRequest
-from billing_tasks.pricing import RatioBook, Ratios, load_defaults, load_overrides
+from billing_tasks.pricing import PriceBook, Ratios, load_defaults, load_overrides
 from billing_tasks.pricing.ratios import MAX_CACHED_PRICES, MAX_LOGGED_NAMES
 
 
 def with_overrides(**tables: dict[str, str | int | Fraction]) -> Ratios:
-    book = RatioBook()
+    book = PriceBook(catalogue="one-api", unknown="30")
     book.set_overrides(**tables)
-    return book.ratios
+    return book.prices.ratios()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ FIXED = {
     "BILLING_REFUSAL_FRESH_SECONDS": "0",  # a refusal always looks at PostgreSQL first
     "BILLING_REDIS_TIMEOUT_SECONDS": "10",  # a busy machine is no server that is away
     "BILLING_DOORBELL_MS": "600000",  # one ring per shard, however long the playing takes
+    "BILLING_CATALOGUE": "one-api",  # the releases recorded knew no other prices
+    "BILLING_UNKNOWN_MODEL": "30",
     "BILLING_SHARDS": "16",  # traces name shards; 0.1.0 had so many by default
 }
 

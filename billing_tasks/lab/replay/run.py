@@ -22,7 +22,7 @@ from billing_tasks.lab.replay.report import ReplayReport, check_export, export, 
 from billing_tasks.lab.replay.requests import make_requests
 from billing_tasks.lab.replay.settled import Pending, await_settled
 from billing_tasks.lab.trace import TraceRow
-from billing_tasks.pricing import RatioBook
+from billing_tasks.pricing import PriceBook
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings
 
@@ -66,7 +66,7 @@ def replay(
     if export_to is not None:
         check_export(export_to)
     plan = make_plan(trace, options)
-    ratios = RatioBook(settings.ratios_file)
+    ratios = PriceBook(**settings.price_book)
     planned = plan_accounts(plan, options, lambda group, model: ratios.price(group=group, model=model))
     with closing(Runtime(settings)) as runtime:
         accounts = Accounts(runtime)

@@ -1,0 +1,358 @@
+"""PriceList: all prices of one moment, under a version; never changed once made.
+
+A name is looked for in what the operator says, first what was set at run time, then what PostgreSQL has (`Change`),
+then the file; then in the catalogue, the list prices of providers or the reference's table. The version is a number
+made of the content, so each process that has the same prices calls them by the same number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from importlib import resources
+from typing import Any, Literal, Self
+
+from billing_tasks.errors import InvalidRequest
+from billing_tasks.pricing.bill import Factor
+from billing_tasks.pricing.catalogue import Catalogue, UnknownModel
+from billing_tasks.pricing.exact import check_name, parse_ratio, show
+from billing_tasks.pricing.families import family_completion_ratio, has_family
+from billing_tasks.pricing.meter_price import MeterPrice
+from billing_tasks.pricing.price import Price, ratios_of
+from billing_tasks.pricing.ratios import MAX_CACHED_PRICES, Ratios, Unpriced, look_up
+from billing_tasks.pricing.sheet import Sheet
+from billing_tasks.pricing.tables import BadEntry, RatioTables, default_tables, of_data
+
+logger = logging.getLogger(__name__)
+
+CatalogueName = Literal["list", "one-api"]
+#: 2 to the power of this is above any version: a double keeps them exactly, and PostgreSQL's bigint.
+VERSION_BITS = 52
+_PARTS = ("catalogue", "settings", "file", "changes", "at_run_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of prices that an operator made in PostgreSQL. It never changes; a later one takes its place."""
+
+    kind: str  # model, group, alias, factor, cost
+    name: str
+    body: Any  # as the file has it; None: taken back
+    from_ms: int  # since 1970: from when on it counts
+
+    def data(self) -> list[Any]:
+        """As plain data."""
+        return [self.kind, self.name, self.body, self.from_ms]
+
+
+#: kind of a change -> the file's table
+_TABLE_OF = {"model": "prices", "group": "group", "alias": "alias", "factor": "factor", "cost": "cost"}
+KINDS = tuple(_TABLE_OF)
+
+
+def check_change(kind: str, name: str, body: Any) -> None:
+    """Raise InvalidRequest unless a change may say this."""
+    if kind not in _TABLE_OF:
+        raise InvalidRequest(f"kind must be one of {', '.join(KINDS)}, got {show(kind)}.")
+    check_name(name, field="name")
+    if body is not None:
+        try:
+            _tables_of([Change(kind, name, body, 0)])
+        except BadEntry as bad:
+            raise InvalidRequest(f"{kind} {name!r} can't be used: {bad.reason}.") from None
+
+
+def _tables_of(changes: Sequence[Change]) -> RatioTables:
+    latest = {(change.kind, change.name): change.body for change in changes}
+    document: dict[str, Any] = {}
+    for (kind, name), body in latest.items():
+        if body is None:
+            continue
+        if kind in ("factor", "cost"):
+            document.setdefault(kind, []).append({**body, "name": name} if kind == "factor" else body)
+        else:
+            document.setdefault(_TABLE_OF[kind], {})[name] = body
+    return of_data(document)
+
+
+@dataclass(frozen=True, eq=False)
+class PriceList:
+    """See above. Safe to share between threads."""
+
+    file: RatioTables = field(default_factory=RatioTables)
+    catalogue: CatalogueName = "list"
+    unknown: Fraction | None = None  # the ratio of a model without a price; None: it is refused
+    changes: tuple[Change, ...] = ()  # by when they begin
+    at_run_time: RatioTables = field(default_factory=RatioTables)
+    unpriced: Unpriced = field(default_factory=Unpriced)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_starts", [change.from_ms for change in self.changes])
+        object.__setattr__(self, "_states", {})
+
+    # -- what it is made of ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def parts(self) -> Mapping[str, str]:
+        """Its content as JSON, by part: what `of_parts` makes the same list of, in any process."""
+        unknown = None if self.unknown is None else str(self.unknown)
+        return {
+            "catalogue": _catalogue_text(self.catalogue),
+            "settings": _json({"catalogue": self.catalogue, "unknown": unknown}),
+            "file": _json(self.file.data()),
+            "changes": _json([change.data() for change in self.changes]),
+            "at_run_time": _json(self.at_run_time.data()),
+        }
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Of each part, in hex."""
+        return {name: digest_of(text) for name, text in self.parts.items()}
+
+    @cached_property
+    def version(self) -> int:
+        """A number that no other content has."""
+        return version_of(self.digests)
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, str]) -> Self:
+        """The list whose parts these are. Raises InvalidRequest for what is none."""
+        try:
+            said = json.loads(parts["settings"])
+            made = cls(
+                file=of_data(json.loads(parts["file"])),
+                catalogue=said["catalogue"],
+                unknown=None if said["unknown"] is None else parse_ratio(said["unknown"]),
+                changes=tuple(Change(*row) for row in json.loads(parts["changes"])),
+                at_run_time=of_data(json.loads(parts["at_run_time"])),
+            )
+        except (KeyError, ValueError, TypeError, BadEntry) as exc:
+            raise InvalidRequest(f"A stored price list can't be read: {exc}") from None
+        if parts["catalogue"] != _catalogue_text(made.catalogue):  # of an earlier release, or a later one
+            object.__setattr__(made, "_told", json.loads(parts["catalogue"]))
+            vars(made)["parts"] = dict(parts)
+        return made
+
+    # -- look-up --------------------------------------------------------------------------------------------------
+
+    def price(
+        self,
+        *,
+        model: str,
+        group: str = "default",
+        user_group: str = "",
+        channel_type: int | None = None,
+        channel_id: int | None = None,
+        token_id: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+        at_ms: int = 0,
+    ) -> Price:
+        """The price of a model for a group; the same object for the same question.
+
+        `at_ms`: when the request begins, since 1970, which decides among changes that begin later. Raises
+        UnknownModel, which names the nearest names, and InvalidRequest for a malformed name or channel type.
+        """
+        if channel_type is not None and type(channel_type) is not int:
+            look_up({}, "", channel_type)  # before the cache, where True would find 1's entry
+        state: _State = self._state(at_ms)
+        question = (model, group, user_group, channel_type, channel_id if state.by_channel else None,
+                    token_id if state.by_token else None, tuple(sorted(facts.items())) if facts else ())  # fmt: skip
+        try:
+            return state.prices[question]
+        except (KeyError, TypeError):  # TypeError: unhashable, which check_name refuses by name
+            made = state.price(model, group, user_group, channel_type, channel_id, token_id, dict(facts or {}))
+        if len(state.prices) >= MAX_CACHED_PRICES:
+            state.prices.clear()
+        state.prices[question] = made
+        return made
+
+    def group_ratio(self, group: str, user_group: str = "", *, at_ms: int = 0) -> Fraction:
+        """What the group pays of a price; 1 for an unknown group, logged once. Raises InvalidRequest."""
+        return self._state(at_ms).group_ratio(user_group, group)
+
+    def ratios(self, at_ms: int = 0) -> Ratios:
+        """What is said in ratios, by the reference if that is the catalogue, and by the operator over it."""
+        return self._state(at_ms).ratios
+
+    def _state(self, at_ms: int) -> _State:
+        """What counts at that moment."""
+        number = bisect_right(self._starts, at_ms) if self.changes else 0  # type: ignore[attr-defined]
+        states: dict[int, _State] = self._states  # type: ignore[attr-defined]
+        found = states.get(number)
+        if found is None:
+            changed = _tables_of(self.changes[:number])
+            own = self.file.overlaid_with(changed).overlaid_with(self.at_run_time)
+            found = states.setdefault(number, _State(self, own))
+        return found
+
+    @cached_property
+    def listed(self) -> Catalogue:
+        """The catalogue of this list: that of the package, or the one that an earlier release had."""
+        told = vars(self).get("_told")
+        return Catalogue.shipped() if told is None else Catalogue(told)
+
+    @cached_property
+    def reference(self) -> RatioTables:
+        """The reference's tables, likewise."""
+        told = vars(self).get("_told")
+        return default_tables() if told is None else of_data(told)
+
+
+class _State:
+    """The prices of a list while no change begins."""
+
+    def __init__(self, whole: PriceList, own: RatioTables) -> None:
+        self.whole, self.own = whole, own
+        self.prices: dict[Any, Price] = {}
+        rules = [*(rule.scope for rule in own.factors), *(rule.scope for rule in own.costs)]
+        self.by_channel = any(scope.channels is not None for scope in rules)
+        self.by_token = any(scope.tokens is not None for scope in rules)
+        one_api = whole.catalogue == "one-api"
+        tables = whole.reference.overlaid_with(own) if one_api else own
+        tables = replace(tables, group={"default": Fraction(1), **tables.group})
+        self.ratios = Ratios(tables, unpriced=whole.unpriced, unknown=whole.unknown)
+
+    def price(
+        self,
+        model: str,
+        group: str,
+        user_group: str,
+        channel_type: int | None,
+        channel_id: int | None,
+        token_id: int | None,
+        facts: dict[str, Any],
+    ) -> Price:
+        check_name(model, field="model")
+        name = self.own.alias.get(model, model)
+        sheet, ratios, source = self._found(name, channel_type, asked=model)
+        scope = {"model": model, "group": group, "channel_id": channel_id, "token_id": token_id}
+        factors = tuple(rule.factor for rule in self.own.factors if rule.scope.fits(**scope))  # type: ignore[arg-type]
+        price = Price(
+            model=model,
+            group=group,
+            model_ratio=ratios[0],
+            completion_ratio=ratios[1],
+            group_ratio=self.group_ratio(user_group, group),
+            sheet=sheet,
+            factors=factors,
+            facts=facts,
+            version=self.whole.version,
+            source=source,
+            user_group=user_group,
+            of_user_group=self._override(user_group, group) is not None,
+            channel_type=channel_type,
+            channel_id=channel_id if self.by_channel else None,
+            token_id=token_id if self.by_token else None,
+        )
+        cost = self._cost(scope, price)
+        return price if cost is None else replace(price, cost=cost)
+
+    def group_ratio(self, user_group: str, group: str) -> Fraction:
+        """Of a user of one group that asks in another; '': it is the same."""
+        override = self._override(user_group, group)
+        return self.ratios.group_ratio(group) if override is None else override
+
+    def _override(self, user_group: str, group: str) -> Fraction | None:
+        return self.own.group_for.get(user_group, {}).get(group) if user_group else None
+
+    def _cost(self, scope: Mapping[str, Any], price: Price) -> MeterPrice | None:
+        rule = next((rule for rule in self.own.costs if rule.scope.fits(**scope)), None)
+        if rule is None:
+            return None
+        if rule.sheet is not None:
+            return MeterPrice(rule.sheet)
+        return MeterPrice(price.list_sheet, [Factor("of_list", rule.of_list)])
+
+    def _found(
+        self, name: str, channel_type: int | None, *, asked: str
+    ) -> tuple[Sheet | None, tuple[Fraction, Fraction], str]:
+        """The sheet, if it is more than two ratios; the ratios; and whose price that is."""
+        own = look_up(self.own.prices, name, channel_type)
+        if own is not None:
+            return own, ratios_of(own), "your own sheet"
+        model_ratio = look_up(self.own.model, name, channel_type)
+        completion_ratio = look_up(self.own.completion, name, channel_type)
+        if self.whole.catalogue == "one-api":
+            found = self.ratios.known(name, channel_type)
+            if found is None:
+                raise self._unknown(name, asked)
+            return None, found, "one-api's ratios" if model_ratio is None else "your own ratios"
+        listed = self._listed(name)
+        if model_ratio is None and listed is None:
+            return None, self._at_the_price_of_unknown(name, completion_ratio, asked), "the ratio of unknown models"
+        if listed is None:
+            assert model_ratio is not None  # noqa: S101 - for the type checker
+            return None, (model_ratio, self._guess(name, completion_ratio)), "your own ratios"
+        sheet = (
+            listed if model_ratio is None and completion_ratio is None else _with(listed, model_ratio, completion_ratio)
+        )
+        return sheet, ratios_of(sheet), "list price" if sheet is listed else "your own ratios over the list price"
+
+    def _listed(self, name: str) -> Sheet | None:
+        try:
+            return self.whole.listed.find(name).sheet
+        except UnknownModel:
+            return None
+
+    def _at_the_price_of_unknown(
+        self, name: str, completion_ratio: Fraction | None, asked: str
+    ) -> tuple[Fraction, Fraction]:
+        if self.whole.unknown is None:
+            raise self._unknown(name, asked)
+        self.whole.unpriced.warn("model", name, self.whole.unknown)
+        return self.whole.unknown, self._guess(name, completion_ratio)
+
+    def _guess(self, name: str, completion_ratio: Fraction | None) -> Fraction:
+        """Said aloud: an operator who writes [model] alone may not know that the completion has a ratio."""
+        if completion_ratio is not None:
+            return completion_ratio
+        guess = family_completion_ratio(name)
+        self.whole.unpriced.warn_guess(name, guess, by_family=has_family(name))
+        return guess
+
+    def _unknown(self, name: str, asked: str) -> UnknownModel:
+        near = self.whole.listed.nearest(name, more=[*self.own.prices, *self.own.model, *self.own.alias])
+        what = f"{show(asked)} (an alias of {show(name)})" if asked != name else show(asked)
+        return UnknownModel(
+            f"There is no price of {what}{near}. Set one (`billing-tasks prices set`, or [prices] of the ratios file),"
+            " or BILLING_UNKNOWN_MODEL to a ratio for all such models."
+        )
+
+
+def _with(listed: Sheet, model_ratio: Fraction | None, completion_ratio: Fraction | None) -> Sheet:
+    """The list's sheet at the operator's ratios: cached, written and other tokens keep their share of them."""
+    before, completion = ratios_of(listed)
+    by = model_ratio / before if model_ratio is not None and before else Fraction(1)
+    if not before and model_ratio is not None:  # nothing to scale: the list has no price of text
+        return replace(listed, prices={**listed.prices, "input_tokens": model_ratio * 2})
+    more = Fraction(1)
+    if completion_ratio is not None and completion:
+        more = completion_ratio / completion
+    return listed.times(lambda name: by * more if name.startswith("output_") else by)
+
+
+def _catalogue_text(name: CatalogueName) -> str:
+    if name == "one-api":
+        return _json(default_tables().data())
+    return resources.files(__package__).joinpath("data/catalogue.json").read_text(encoding="utf-8")
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def digest_of(text: str) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def version_of(digests: Mapping[str, str]) -> int:
+    """The number of a list with these parts."""
+    whole = hashlib.blake2b("".join(digests[name] for name in _PARTS).encode(), digest_size=8).digest()
+    return int.from_bytes(whole) % 2**VERSION_BITS or 1
