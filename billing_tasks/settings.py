@@ -112,6 +112,12 @@ class Settings(BaseSettings):
         "list",
         description="what a model costs that you say nothing of: list prices of providers; the reference's table",
     )
+    prices_every_seconds: float = Field(
+        1.0, ge=0, description="how often a gateway looks whether prices were set in PostgreSQL; 0: never"
+    )
+    unreadable_usage: Literal["last", "estimate"] = Field(
+        "last", description="charged if an upstream's usage can't be read: the last that could be, else what was held"
+    )
     unknown_model: str = Field(
         "refuse",
         pattern=r"^(refuse|[0-9]+(\.[0-9]+)?(/[0-9]+(\.[0-9]+)?)?)$",

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from billing_tasks.client.base import BookkeeperBase, takes
 from billing_tasks.client.charge import AsyncCharge
+from billing_tasks.client.price_keeper import PriceKeeper
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.errors import BillingError, ReservationClosed
 from billing_tasks.flows.effects import Effect, Flow, Ring
@@ -23,7 +24,7 @@ from billing_tasks.holds.async_store import AsyncHoldStore
 from billing_tasks.holds.commands import Command, Pipeline
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.reservation import Receipt, Reservation
-from billing_tasks.pricing import Price
+from billing_tasks.pricing import Price, PriceBook
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -36,7 +37,9 @@ class AsyncBookkeeper(BookkeeperBase):
     """Bookkeeper's methods with `await`; see there for what each means and raises."""
 
     def __init__(self, runtime: Runtime) -> None:
-        super().__init__(runtime.settings, runtime.commands)
+        keeper = PriceKeeper(runtime, PriceBook(**runtime.settings.price_book))
+        super().__init__(runtime.settings, runtime.commands, keeper)
+        self._prices = keeper
         self._runtime = runtime
         self._holds = AsyncHoldStore(runtime.holds)
         # More than connections to PostgreSQL: a call that waits for one must not keep the broker's waiting.
@@ -118,6 +121,10 @@ class AsyncBookkeeper(BookkeeperBase):
         """See Bookkeeper.refund_charge."""
         return await self._run(self._refund_charge(user_id, request_id, refund_id, quota, reason))
 
+    async def find_reservation(self, *, user_id: int, request_id: str) -> Reservation:
+        """See Bookkeeper.find_reservation."""
+        return await self._run(self._find_reservation(user_id, request_id))
+
     async def renew(self, reservation: Reservation, ttl_seconds: int | None = None, *, quota: int | None = None) -> int:
         """See Bookkeeper.renew."""
         return await self._run(self._renew_with(reservation, ttl_seconds, quota))
@@ -170,6 +177,7 @@ class AsyncBookkeeper(BookkeeperBase):
         """Wait for charges that are still settling, send waiting rings, close connections."""
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._holds.close()
+        await asyncio.to_thread(self._prices.close)
         await asyncio.to_thread(self._relayer.close)
         await asyncio.to_thread(self._runtime.close)
         self._threads.shutdown(wait=False)

@@ -8,17 +8,18 @@ from fractions import Fraction
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from billing_tasks.client.charge import ChargeBase, WithoutUsage, release_reason
+from billing_tasks.client.price_keeper import PriceKeeper
 from billing_tasks.errors import InvalidRequest, ReservationClosed, Unavailable
 from billing_tasks.flows.effects import Flow
 from billing_tasks.flows.requests import consume, extend, refund, release, renew, reserve
 from billing_tasks.flows.requests.balance import available_quota
 from billing_tasks.holds.commands import Commands
 from billing_tasks.model.consume_log import ConsumeLog
-from billing_tasks.model.ids import check_new_request_id, check_request_id, new_request_id, now_ms, shorten
+from billing_tasks.model.ids import check_new_request_id, check_request_id, new_request_id, shorten
 from billing_tasks.model.refund import RefundRequest
 from billing_tasks.model.reservation import Receipt, Reservation
 from billing_tasks.model.validation import check_int, check_text
-from billing_tasks.pricing import Price, PriceBook
+from billing_tasks.pricing import PROVIDERS, Price, PriceBook, unpacked
 from billing_tasks.settings import Settings
 
 P = ParamSpec("P")
@@ -42,10 +43,11 @@ def takes(
 class BookkeeperBase:
     """Prices, checks arguments and picks the flow. Raises InvalidRequest before anything is touched."""
 
-    def __init__(self, settings: Settings, commands: Commands) -> None:
+    def __init__(self, settings: Settings, commands: Commands, keeper: PriceKeeper | None = None) -> None:
         self.settings = settings
         self._commands = commands
-        self.price_book = PriceBook(**settings.price_book)
+        self._keeper = keeper
+        self.price_book = PriceBook(**settings.price_book) if keeper is None else keeper.book
 
     # -- prices: no server is asked -----------------------------------------------------------------------
 
@@ -71,7 +73,8 @@ class BookkeeperBase:
         matter where a factor is for them. `facts`: what is known of the request, like {"region": "eu"}. Raises
         UnknownModel for a model without a price, InvalidRequest for a malformed name or channel type.
         """
-        return self.price_book.price(
+        self._know_prices()
+        return self._price_of(
             model=model,
             group=group,
             user_group=user_group,
@@ -80,6 +83,14 @@ class BookkeeperBase:
             token_id=token_id,
             facts=facts,
         )
+
+    def _price_of(self, **asked: Any) -> Price:
+        return self.price_book.price(**asked)
+
+    def _know_prices(self) -> None:
+        """Before the first price of this process, in the caller's thread."""
+        if self._keeper is not None and not self._keeper.known:
+            self._keeper.know_now()
 
     def model_ratio(self, model: str, channel_type: int | None = None) -> Fraction:
         """Ratio of the model; 1 is 2 USD per million prompt tokens. Raises as `price` does."""
@@ -91,7 +102,8 @@ class BookkeeperBase:
 
     def group_ratio(self, group: str) -> Fraction:
         """The group's factor on every price. Unknown: 1. Raises InvalidRequest for a malformed name."""
-        return self.price_book.prices.group_ratio(group, at_ms=now_ms())
+        self._know_prices()
+        return self.price_book.prices.group_ratio(group)
 
     def ratio(self, group: str, model: str) -> Fraction:
         """Quota per prompt token: group ratio times model ratio. Raises as `price` does."""
@@ -118,7 +130,37 @@ class BookkeeperBase:
             price=price,
             client_key=check_text("client_key", client_key, 200) if client_key else "",
         )
-        return reserve.reserve(wanted, commands=self._commands, settings=self.settings)
+        return self._reserve_priced(wanted)
+
+    async def _reserve_priced(self, wanted: reserve.Wanted) -> Reservation:
+        """The price's list is stored first: what a hold names must be found by whoever consumes it."""
+        if self._keeper is not None and wanted.price is not None:
+            wanted = wanted.at(await self._keeper.stored(wanted.price))
+        return await reserve.reserve(wanted, commands=self._commands, settings=self.settings)
+
+    async def _find_reservation(self, user_id: int, request_id: str) -> Reservation:
+        user_id, request_id = check_int("user_id", user_id, 1), check_request_id(request_id)
+        hold = await self._commands.hold(user_id=user_id, request_id=request_id)
+        if hold is None or hold.state != "held" or hold.user_id != user_id:
+            raise ReservationClosed(
+                f"User {user_id} has no open hold of request {request_id}.",
+                reason=hold.state if hold is not None and hold.user_id == user_id else "closed",
+                request_id=request_id,
+            )
+        price = None
+        if hold.price and self._keeper is not None:
+            version, question = unpacked(hold.price)
+            price = (await self._keeper.list_of(version)).price(**question)
+        return Reservation(
+            request_id=request_id,
+            user_id=user_id,
+            token_id=hold.token_id,
+            held_quota=hold.quota,
+            expires_at_ms=await self._commands.hold_expires_at(user_id=user_id, request_id=request_id),
+            price=price,
+            client_key=hold.client_key,
+            again=True,
+        )
 
     def _consume(self, log: ConsumeLog) -> Flow[Receipt]:
         if not isinstance(log, ConsumeLog):
@@ -179,7 +221,11 @@ class BookkeeperBase:
         prompt_tokens: int,
         max_tokens: int | None = None,
         group: str = "default",
+        user_group: str = "",
         channel_type: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+        also: Mapping[str, Any] | None = None,
+        provider: str | None = None,
         request_id: str | None = None,
         ttl_seconds: int | None = None,
         client_key: str = "",
@@ -190,18 +236,35 @@ class BookkeeperBase:
         """A charge as it was asked for: the flow that reserves, and what its Charge is made of beside that."""
         if without_usage not in (None, "nothing", "prompt", "counted"):
             raise InvalidRequest(f"without_usage must be nothing, prompt or counted, got {shorten(without_usage)}.")
-        price = self.price(model=model, group=group, channel_type=channel_type)
-        amount = price.estimate(prompt_tokens, max_tokens or self._max_tokens(model))
-        flow = self._reserve(amount, user_id, token_id, price, request_id, ttl_seconds, client_key)
+        if provider is not None and provider not in PROVIDERS:
+            raise InvalidRequest(f"There is no provider {shorten(provider)}; known are {', '.join(PROVIDERS)}.")
+
+        async def flow() -> Reservation:
+            if self._keeper is not None and not self._keeper.known:
+                await self._keeper.know()
+            price = self._price_of(
+                model=model,
+                group=group,
+                user_group=user_group,
+                channel_type=channel_type,
+                channel_id=channel_id,
+                token_id=token_id,
+                facts=facts,
+            )
+            amount = price.estimate(prompt_tokens, max_tokens or self._max_tokens(model), also=also or {})
+            return await self._reserve(amount, user_id, token_id, price, request_id, ttl_seconds, client_key)
+
         made = {
             "channel_id": channel_id,
             "details": details,
             "prompt_tokens": prompt_tokens,
             "without_usage": without_usage or self.settings.without_usage,
+            "unreadable_usage": self.settings.unreadable_usage,
+            "provider": provider,
             "overdraft_quota": self.settings.overdraft_quota,
             "ttl_seconds": ttl_seconds,
         }
-        return self._once(flow, again=again), made
+        return self._once(flow(), again=again), made
 
     async def _once(self, flow: Flow[Reservation], *, again: bool) -> Reservation:
         """A block that runs a second time would call the upstream a second time, and charge once."""

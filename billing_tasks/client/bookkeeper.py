@@ -18,12 +18,13 @@ from typing import Any, Self, TypeVar
 
 from billing_tasks.client.base import BookkeeperBase, takes
 from billing_tasks.client.charge import Charge
+from billing_tasks.client.price_keeper import PriceKeeper
 from billing_tasks.client.relayer import relay_from_now_on
 from billing_tasks.client.renewer import Renewer
 from billing_tasks.flows.effects import Flow
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.reservation import Receipt, Reservation
-from billing_tasks.pricing import Price
+from billing_tasks.pricing import Price, PriceBook
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -38,7 +39,9 @@ class Bookkeeper(BookkeeperBase):
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        super().__init__(runtime.settings, runtime.commands)
+        keeper = PriceKeeper(runtime, PriceBook(**runtime.settings.price_book))
+        super().__init__(runtime.settings, runtime.commands, keeper)
+        self._prices = keeper
         self._runtime = runtime
         self._renewer = Renewer(self.renew)
         self._relayer = relay_from_now_on(runtime)
@@ -118,6 +121,14 @@ class Bookkeeper(BookkeeperBase):
         """
         return self._run(self._refund_charge(user_id, request_id, refund_id, quota, reason))
 
+    def find_reservation(self, *, user_id: int, request_id: str) -> Reservation:
+        """An open hold of another process, at the price that was fixed there: to consume or release it here.
+
+        Raises ReservationClosed if none is open, Unavailable if Redis, or PostgreSQL for the price list, does not
+        answer.
+        """
+        return self._run(self._find_reservation(user_id, request_id))
+
     def renew(self, reservation: Reservation, ttl_seconds: int | None = None, *, quota: int | None = None) -> int:
         """Keep a hold open for another ttl; returns when it expires, in milliseconds since 1970 by Redis's clock.
 
@@ -168,6 +179,7 @@ class Bookkeeper(BookkeeperBase):
     def close(self) -> None:
         """Send waiting rings, close connections."""
         self._renewer.close()
+        self._prices.close()
         self._relayer.close()
         self._runtime.close()
 

@@ -42,6 +42,11 @@ class Keys:
         """The ledger whose accounts, holds and events these keys are of; another one is refused."""
         return f"{self.prefix}:installation"
 
+    @property
+    def prices(self) -> str:
+        """String: the prices that operators set, as PostgreSQL had them; a copy."""
+        return f"{self.prefix}:prices"
+
     def shard_of(self, user_id: int) -> int:
         """The shard of a user and of everything the user owns. The only function that knows."""
         return user_id % self.shards

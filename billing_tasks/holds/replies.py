@@ -165,6 +165,7 @@ class HoldState:
     token_id: int
     quota: int
     client_key: str = ""  # the caller's own, while it is open
+    price: str = ""  # what was asked of which price list, likewise
 
 
 def text(value: Any) -> str:
@@ -172,7 +173,8 @@ def text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S(?:.* key:(\S+))?")
+_HOLD = re.compile(rb"([A-Za-z]+) (\d+) (\d+) (\d+) \S+(.*)", re.DOTALL)
+_WORD = re.compile(rb" (price|key):(\S+)")
 
 
 def parse_hold(packed: bytes | None) -> HoldState | None:
@@ -180,8 +182,9 @@ def parse_hold(packed: bytes | None) -> HoldState | None:
     match = _HOLD.match(packed or b"")
     if match is None:
         return None
-    key = unquote((match[5] or b"").decode("ascii", "replace"))
-    return HoldState(match[1].decode(), int(match[2]), int(match[3]), int(match[4]), key)
+    words = {name: said.decode("ascii", "replace") for name, said in _WORD.findall(match[5])}
+    numbers = int(match[2]), int(match[3]), int(match[4])
+    return HoldState(match[1].decode(), *numbers, unquote(words.get(b"key", "")), words.get(b"price", ""))
 
 
 #: As outbox.lua writes it and entry.lua reads it; numbers of more digits are no id and no quota and fit no bigint.

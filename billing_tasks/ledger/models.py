@@ -233,6 +233,35 @@ class ArchivedMonth(Base):
     note: Mapped[str] = mapped_column(server_default="")
 
 
+class PriceChangeRecord(Base):
+    __tablename__ = "price_changes"
+    __table_args__ = (sa.Index("price_changes_by_name", "kind", "name", "valid_from", "id"),)
+
+    id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
+    kind: Mapped[str]
+    name: Mapped[str]
+    body: Mapped[dict[str, Any] | None] = mapped_column(JSONB())
+    valid_from: Mapped[datetime]
+    actor: Mapped[str]
+    comment: Mapped[str] = mapped_column(server_default="")
+    made_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class PricePart(Base):
+    __tablename__ = "price_parts"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    content: Mapped[str]
+
+
+class PriceListRecord(Base):
+    __tablename__ = "price_lists"
+
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    parts: Mapped[dict[str, Any]] = mapped_column(JSONB())
+    stored_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
 class DeadLetterRecord(Base):
     __tablename__ = "dead_letters"
     __table_args__ = (

@@ -71,6 +71,20 @@ class EntryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceChange:
+    """A change of prices, as an operator made it."""
+
+    id: int
+    kind: str  # model, group, group_for, alias, factor, cost
+    name: str  # of the model, the group ...
+    body: Any  # as the ratios file has it; None: taken back
+    valid_from: datetime  # it counts from then on
+    actor: str  # who made it
+    comment: str  # why
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Erased:
     """How many rows of a user had texts that are empty now, and what could not be emptied yet."""
 

@@ -23,6 +23,7 @@ from billing_tasks.ledger.invariants import Invariants
 from billing_tasks.ledger.outboxes import Outboxes
 from billing_tasks.ledger.partitions import Partitions
 from billing_tasks.ledger.posting import Posting
+from billing_tasks.ledger.prices import Prices
 from billing_tasks.ledger.reads import Reads
 from billing_tasks.ledger.top_ups import TopUps
 from billing_tasks.ledger.usage import Usage
@@ -35,6 +36,7 @@ class Ledger(
     Usage,
     Administration,
     TopUps,
+    Prices,
     Erasure,
     DeadLetters,
     Attempts,

@@ -8,6 +8,7 @@ upstream's negative or absurd usage must not refill a quota.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.fingerprint import consume_fingerprint
 from billing_tasks.model.ids import check_request_id, shorten
 from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS
+from billing_tasks.pricing.usage import Usage
 
 #: A day before the year 10000, in milliseconds since 1970: a later moment is no date to Python, in some time zone.
 MAX_MOMENT_MS = 253_402_214_400_000
@@ -54,6 +56,18 @@ def _usage_detail(value: object) -> object:
         raise ValueError("must not contain a NUL character")
     # As JSON has it, in an object of its own: a set, a date or a later change of the caller's must not matter.
     return msgspec.json.decode(encoded)
+
+
+def _meters(value: object) -> object:
+    if not value:
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a table of meters and counts")  # noqa: TRY004 - a reason, for pydantic
+    try:
+        counts = Usage.of(value).counts
+    except InvalidRequest as exc:
+        raise ValueError(exc.message) from None
+    return {name: count if type(count) is int else str(count) for name, count in counts.items() if name in value}
 
 
 class Stored(Enum):
@@ -107,11 +121,28 @@ class ConsumeLog(BaseModel):
     usage: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.DETAILS] = Field(
         None, description=f"the upstream's own object, at most {MAX_USAGE_BYTES:,} bytes as JSON"
     )
-    usage_source: Annotated[Literal["", "prompt", "counted"], Stored.DETAILS] = Field(
-        "", description="who said so if the upstream did not: the prompt as counted before, or what the gateway counted"
+    usage_source: Annotated[Literal["", "prompt", "counted", "estimate"], Stored.DETAILS] = Field(
+        "",
+        description="who said so if the upstream did not: the prompt as counted before, what the gateway counted, or"
+        " what was held, because the upstream's word could not be read",
+    )
+    unread: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.DETAILS] = Field(
+        None, description="an upstream's object that could not be read or priced, and why; a dead letter says so"
     )
     decreases: Annotated[dict[str, StrictInt] | None, Stored.DETAILS] = Field(
         None, description="counts that an upstream once gave higher, by name"
+    )
+    meters: Annotated[dict[str, Any] | None, BeforeValidator(_meters), Stored.USAGE] = Field(
+        None, description="counts beside prompt and completion tokens, by meter: cache_read_tokens, web_searches ..."
+    )
+    price_version: Annotated[StrictInt | None, Field(ge=1, le=MAX_QUOTA)] = Field(
+        None, description="the price list that priced it (`billing-tasks prices history`)"
+    )
+    cost: Annotated[StrictInt | None, Field(ge=0, le=MAX_QUOTA)] = Field(
+        None, description="what the channel charges for it, in quota; left out: not known"
+    )
+    price: Annotated[dict[str, Any] | None, BeforeValidator(_usage_detail), Stored.PRICE] = Field(
+        None, description="how it was priced, beside the list: facts, factors, tier, variants"
     )
     used_at_ms: Annotated[StrictInt | None, Field(ge=0, le=MAX_MOMENT_MS)] = Field(
         None, description="when it was used, in milliseconds since 1970; left out: when it is consumed"
@@ -145,8 +176,20 @@ class ConsumeLog(BaseModel):
 
     def kept_in(self, column: Stored) -> dict[str, Any] | None:
         """The fields that the ledger keeps in this object, by name; None: none has a value."""
-        names = json_fields().get(column)
-        return {name: value for name in names if (value := getattr(self, name))} or None if names else None
+        return in_object({name: value for name in json_fields().get(column, ()) if (value := getattr(self, name))})
+
+
+#: Fields that are objects whose own names are those in the ledger's object.
+_SPREAD = frozenset({"meters", "price"})
+
+
+def in_object(fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Fields of one JSON object as the ledger keeps them; None: there are none."""
+    if not fields:
+        return None
+    for name in _SPREAD & fields.keys():
+        fields.update(fields.pop(name))
+    return fields
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.model.consume_log import MAX_MOMENT_MS, ConsumeLog, column_fields, json_fields
+from billing_tasks.model.consume_log import MAX_MOMENT_MS, ConsumeLog, column_fields, in_object, json_fields
 from billing_tasks.model.fingerprint import FORMULA_1, consume_fingerprint, formula_of
 
 
@@ -94,11 +94,12 @@ def make(*, kind: Kind, **fields: Any) -> Event:
 def of_log(log: ConsumeLog) -> Event:
     """The event that books this log."""
     fields = log.__dict__.copy()
+    objects = {}  # put back when all are out: an object and a field in another one may have the same name
     for column, names in json_fields().items():
-        kept = {name: value for name in names if (value := fields.pop(name))}
+        kept = in_object({name: value for name in names if (value := fields.pop(name))})
         if kept:
-            fields[column.value] = kept
-    event: Event = _Whole(kind=Kind.CONSUME, fingerprint=log.fingerprint, **fields)
+            objects[column.value] = kept
+    event: Event = _Whole(kind=Kind.CONSUME, fingerprint=log.fingerprint, **fields, **objects)
     return event
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from billing_tasks.errors import InvalidRequest
+from billing_tasks.model import priced
 from billing_tasks.model.consume_log import ConsumeLog
-from billing_tasks.pricing import Price
+from billing_tasks.pricing import Price, Usage, as_served
+
+#: Facts that make it another price of the same list.
+_SERVED = ("model", "group", "channel_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,40 +41,58 @@ class Reservation:
         prompt_tokens: int = 0,
         completion_tokens: int = 0,
         quota: int | None = None,
+        used: Usage | None = None,
+        facts: Mapping[str, Any] | None = None,
         **details: Any,
     ) -> ConsumeLog:
         """The ConsumeLog of this request, priced by the reservation unless `quota` is given.
 
-        `details` are further fields of ConsumeLog. Raises InvalidRequest for a field that can't be booked, and if
-        there is neither a price nor a `quota`.
+        `used`: all that was used, by meter (`Usage.from_response`), in place of tokens. `facts`: how it was served, as
+        {"service_tier": "priority"}; `model`, `group` and `channel_type` among them, if others were served than asked
+        for, are priced by the same price list. `details` are further fields of ConsumeLog. Raises InvalidRequest for a
+        field that can't be booked, for units without a price, and if there is neither a price nor a `quota`.
         """
-        price = self.price
-        if price is not None:
-            names = ("model_ratio", "completion_ratio", "group_ratio")
-            details = {
-                "model_name": price.model,
-                "group": price.group,
-                **{name: ratio for name, ratio in price.to_strings().items() if name in names},
-                **details,
-            }
-        if quota is None:
-            if price is None:
-                raise InvalidRequest(
-                    "This reservation was made without a price; give pre_consume_quota a price=, or log() a quota=."
-                )
-            quota = price.quota(prompt_tokens, completion_tokens)
+        priced = self._priced(prompt_tokens, completion_tokens, used, dict(facts or {}), channel_id, quota)
         return ConsumeLog(
             user_id=self.user_id,
             token_id=self.token_id,
             request_id=self.request_id,
             channel_id=channel_id,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            quota=quota,
             pre_consumed_quota=self.pre_consumed_quota,
             client_key=details.pop("client_key", self.client_key),
-            **details,
+            **{**priced, **details},
         )
+
+    def _priced(
+        self,
+        prompt_tokens: int,
+        completion_tokens: int,
+        used: Usage | None,
+        facts: dict[str, Any],
+        channel_id: int,
+        quota: int | None,
+    ) -> dict[str, Any]:
+        tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        price = self.price
+        if price is None:
+            if quota is None:
+                raise InvalidRequest(
+                    "This reservation was made without a price; give pre_consume_quota a price=, or log() a quota=."
+                )
+            return {**(tokens if used is None else priced.counts_of(used)), "quota": quota}
+        if quota is not None:
+            counts = tokens if used is None else priced.counts_of(used)
+            return {**counts, **priced.words_of(price), "quota": quota}
+        served = {name: facts.pop(name) for name in _SERVED if name in facts}
+        if price.channel_id not in (None, channel_id):
+            served["channel_id"] = channel_id
+        if served:
+            price = as_served(price, served)
+        found = priced.of_text(price, prompt_tokens, completion_tokens) if used is None and not facts else None
+        if found is not None:
+            return found
+        usage = used or Usage.of({"input_tokens": prompt_tokens, "output_tokens": completion_tokens})
+        return priced.of_usage(price, usage, facts, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)

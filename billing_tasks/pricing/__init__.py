@@ -20,11 +20,12 @@ from billing_tasks.pricing.groups import group_ratio
 from billing_tasks.pricing.media import image_quota, speech_quota, transcription_quota
 from billing_tasks.pricing.meter_price import MeterPrice
 from billing_tasks.pricing.meters import Meter, meter, meters
-from billing_tasks.pricing.price import Price
-from billing_tasks.pricing.price_list import Change, PriceList
+from billing_tasks.pricing.price import Price, unpacked
+from billing_tasks.pricing.price_list import Change, PriceList, as_served, check_change, remember, remembered
 from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
 from billing_tasks.pricing.ratios import Ratios, load_defaults
 from billing_tasks.pricing.readers import STYLES, read_usage
+from billing_tasks.pricing.recognize import facts_of, provider_of
 from billing_tasks.pricing.responses import PROVIDERS, Stream, from_response
 from billing_tasks.pricing.sheet import Sheet
 from billing_tasks.pricing.tables import RatioTables, load_overrides
@@ -52,7 +53,10 @@ __all__ = [
     "Stream",
     "UnknownModel",
     "Usage",
+    "as_served",
+    "check_change",
     "check_name",
+    "facts_of",
     "from_response",
     "group_ratio",
     "image_quota",
@@ -61,8 +65,12 @@ __all__ = [
     "meter",
     "meters",
     "parse_ratio",
+    "provider_of",
     "read_usage",
+    "remember",
+    "remembered",
     "sheet_of_ratios",
     "speech_quota",
     "transcription_quota",
+    "unpacked",
 ]

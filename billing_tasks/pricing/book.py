@@ -6,18 +6,20 @@ tables stay and the log says once what is wrong.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from billing_tasks.errors import BadRatios
+from billing_tasks.errors import BadRatios, InvalidRequest
 from billing_tasks.pricing.exact import parse_ratio
 from billing_tasks.pricing.price import Price
 from billing_tasks.pricing.price_list import CatalogueName, Change, PriceList
@@ -56,6 +58,7 @@ class PriceBook:
         self._catalogue: CatalogueName = catalogue
         self._unknown = _ratio_of_unknown(unknown)
         self._changes: tuple[Change, ...] = ()
+        self._next_start: float = math.inf  # ms since 1970: when the next of them begins
         self._path = path
         self._check_every_seconds = check_every_seconds
         self._unpriced = Unpriced()
@@ -80,12 +83,14 @@ class PriceBook:
                 self._check(self._path)
             finally:
                 self._lock.release()
+        if time.time() * 1000 >= self._next_start:
+            with self._lock:
+                self._prices = self._lay_tables()
         return self._prices
 
-    def price(self, *, model: str, group: str = "default", at_ms: int | None = None, **more: Any) -> Price:
+    def price(self, *, model: str, group: str = "default", **more: Any) -> Price:
         """The price of a model for a group, as of now; see PriceList.price, which it raises as."""
-        at_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
-        return self.prices.price(model=model, group=group, at_ms=at_ms, **more)
+        return self.prices.price(model=model, group=group, **more)
 
     def take_changes(self, changes: Sequence[Change]) -> bool:
         """Lay PostgreSQL's changes over the file. False: they are those that are there already."""
@@ -118,12 +123,31 @@ class PriceBook:
             self._at_run_time = replace(self._at_run_time, **changes)
             self._prices = self._lay_tables()
 
+    @property
+    def changes_as_text(self) -> str:
+        """The changes as JSON."""
+        return json.dumps([astuple(change) for change in self._changes])
+
+    def take_changes_as_text(self, text: str) -> bool:
+        """`take_changes` of what `changes_as_text` wrote. Raises InvalidRequest for what is none."""
+        try:
+            changes = [Change(*row) for row in json.loads(text)]
+        except (ValueError, TypeError) as exc:
+            raise InvalidRequest(f"Changes of prices can't be read: {exc}") from None
+        return self.take_changes(changes)
+
     def _lay_tables(self) -> PriceList:
+        now_ms = time.time() * 1000
+        # What counted at once has begun, and so has all that began before it, whatever the clock here says.
+        begun = max((number for number, one in enumerate(self._changes, 1) if one.at_once or one.from_ms <= now_ms),
+                    default=0)  # fmt: skip
+        later = self._changes[begun:]
+        self._next_start = later[0].from_ms if later else math.inf
         return PriceList(
             file=self._from_file,
             catalogue=self._catalogue,
             unknown=self._unknown,
-            changes=self._changes,
+            changes=self._changes[:begun],
             at_run_time=self._at_run_time,
             unpriced=self._unpriced,
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlencode
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.pricing.bill import ONE_REQUEST, Bill, Factor
@@ -71,6 +72,9 @@ class Price:
     _per_completion_token: int = field(init=False, repr=False, compare=False)
     _divisor: int = field(init=False, repr=False, compare=False)
     _by_meter: MeterPrice = field(init=False, repr=False, compare=False)
+    packed: str = field(
+        init=False, repr=False, compare=False
+    )  # what was asked of which list, for its hold; '': of none
 
     def __post_init__(self) -> None:
         check_name(self.model, field="model")
@@ -85,6 +89,21 @@ class Price:
         object.__setattr__(self, "_per_prompt_token", int(per_prompt * divisor) if text_alone else None)
         object.__setattr__(self, "_per_completion_token", int(per_completion * divisor))
         object.__setattr__(self, "_divisor", divisor)
+        object.__setattr__(self, "packed", "" if self.version is None else self._question())
+
+    def _question(self) -> str:
+        asked = {
+            "version": self.version,
+            "model": self.model,
+            "group": self.group,
+            "user_group": self.user_group,
+            "channel_type": self.channel_type,
+            "channel_id": self.channel_id,
+            "token_id": self.token_id,
+        }
+        facts = {f"facts.{name}": value for name, value in self.facts.items()}
+        said = {name: value for name, value in {**asked, **facts}.items() if value not in (None, "")}
+        return urlencode(said, quote_via=quote, safe="")
 
     def _of_text(self) -> tuple[Fraction, Fraction]:
         """Quota per prompt and per completion token, factors included."""
@@ -262,6 +281,20 @@ class Price:
             of_user_group="of_user_group" in more,
             **{name: int(more[name]) for name in numbers if name in more},  # type: ignore[arg-type]
         )
+
+
+def unpacked(packed: str) -> tuple[int, dict[str, Any]]:
+    """Of `Price.packed`: the version of the list, and what PriceList.price is asked. Raises InvalidRequest."""
+    said = dict(parse_qsl(packed))
+    try:
+        version = int(said.pop("version"))
+        names: tuple[str, ...] = ("channel_type", "channel_id", "token_id")
+        numbers = {name: int(said.pop(name)) for name in names if name in said}
+    except (KeyError, ValueError):
+        raise InvalidRequest(f"A hold names no price list: {show(packed)}.") from None
+    facts = {name.removeprefix("facts."): said.pop(name) for name in list(said) if name.startswith("facts.")}
+    question: dict[str, Any] = {**said, **numbers, "facts": facts}
+    return version, question
 
 
 def ratios_of(sheet: Sheet) -> tuple[Fraction, Fraction]:

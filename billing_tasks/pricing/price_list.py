@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from bisect import bisect_right
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Literal, Self
 
@@ -41,18 +41,16 @@ _PARTS = ("catalogue", "settings", "file", "changes", "at_run_time")
 class Change:
     """One change of prices that an operator made in PostgreSQL. It never changes; a later one takes its place."""
 
-    kind: str  # model, group, alias, factor, cost
+    kind: str  # one of KINDS
     name: str
     body: Any  # as the file has it; None: taken back
-    from_ms: int  # since 1970: from when on it counts
-
-    def data(self) -> list[Any]:
-        """As plain data."""
-        return [self.kind, self.name, self.body, self.from_ms]
+    from_ms: int = 0  # since 1970: from when on it counts
+    at_once: bool = True  # from_ms was not in the future when it was made, whatever the clock here says
 
 
 #: kind of a change -> the file's table
-_TABLE_OF = {"model": "prices", "group": "group", "alias": "alias", "factor": "factor", "cost": "cost"}
+_TABLE_OF = {"model": "prices", "group": "group", "group_for": "group_for", "alias": "alias",
+             "factor": "factor", "cost": "cost"}  # fmt: skip
 KINDS = tuple(_TABLE_OF)
 
 
@@ -81,39 +79,60 @@ def _tables_of(changes: Sequence[Change]) -> RatioTables:
     return of_data(document)
 
 
-@dataclass(frozen=True, eq=False)
 class PriceList:
     """See above. Safe to share between threads."""
 
-    file: RatioTables = field(default_factory=RatioTables)
-    catalogue: CatalogueName = "list"
-    unknown: Fraction | None = None  # the ratio of a model without a price; None: it is refused
-    changes: tuple[Change, ...] = ()  # by when they begin
-    at_run_time: RatioTables = field(default_factory=RatioTables)
-    unpriced: Unpriced = field(default_factory=Unpriced)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_starts", [change.from_ms for change in self.changes])
-        object.__setattr__(self, "_states", {})
+    def __init__(
+        self,
+        *,
+        file: RatioTables | None = None,
+        catalogue: CatalogueName = "list",
+        unknown: Fraction | None = None,
+        changes: Sequence[Change] = (),
+        at_run_time: RatioTables | None = None,
+        unpriced: Unpriced | None = None,
+        told: Mapping[str, str] | None = None,
+    ) -> None:
+        """`unknown`: the ratio of a model without a price; None: it is refused. `changes`: those that count now, in
+        the order in which they began. `told`: the parts of a stored list, whose catalogue may be another release's."""
+        self.file, self.at_run_time = file or RatioTables(), at_run_time or RatioTables()
+        self.catalogue, self.unknown = catalogue, unknown
+        self.changes = tuple({(change.kind, change.name): change for change in changes}.values())
+        self.unpriced = unpriced or Unpriced()
+        self._told = told
+        self._prices: dict[Any, Price] = {}
+        self.own = self.file.overlaid_with(_tables_of(self.changes)).overlaid_with(self.at_run_time)
+        rules = [*(rule.scope for rule in self.own.factors), *(rule.scope for rule in self.own.costs)]
+        self._by_channel = any(scope.channels is not None for scope in rules)
+        self._by_token = any(scope.tokens is not None for scope in rules)
 
     # -- what it is made of ---------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def parts(self) -> Mapping[str, str]:
-        """Its content as JSON, by part: what `of_parts` makes the same list of, in any process."""
+        """Its content as text, by part: what `of_parts` makes the same list of, in any process."""
+        if self._told is not None:
+            return self._told
+        return {"catalogue": _catalogue_text(self.catalogue), **self._small_parts}
+
+    @property
+    def _small_parts(self) -> dict[str, str]:
         unknown = None if self.unknown is None else str(self.unknown)
+        changes = sorted((change.kind, change.name, change.body) for change in self.changes if change.body is not None)
         return {
-            "catalogue": _catalogue_text(self.catalogue),
             "settings": _json({"catalogue": self.catalogue, "unknown": unknown}),
             "file": _json(self.file.data()),
-            "changes": _json([change.data() for change in self.changes]),
+            "changes": _json(changes),
             "at_run_time": _json(self.at_run_time.data()),
         }
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
         """Of each part, in hex."""
-        return {name: digest_of(text) for name, text in self.parts.items()}
+        if self._told is not None:
+            return {name: digest_of(text) for name, text in self._told.items()}
+        made = {name: digest_of(text) for name, text in self._small_parts.items()}
+        return {"catalogue": _catalogue_digest(self.catalogue), **made}
 
     @cached_property
     def version(self) -> int:
@@ -125,19 +144,33 @@ class PriceList:
         """The list whose parts these are. Raises InvalidRequest for what is none."""
         try:
             said = json.loads(parts["settings"])
-            made = cls(
+            return cls(
                 file=of_data(json.loads(parts["file"])),
                 catalogue=said["catalogue"],
                 unknown=None if said["unknown"] is None else parse_ratio(said["unknown"]),
-                changes=tuple(Change(*row) for row in json.loads(parts["changes"])),
+                changes=[Change(*row) for row in json.loads(parts["changes"])],
                 at_run_time=of_data(json.loads(parts["at_run_time"])),
+                told=dict(parts),
             )
         except (KeyError, ValueError, TypeError, BadEntry) as exc:
             raise InvalidRequest(f"A stored price list can't be read: {exc}") from None
-        if parts["catalogue"] != _catalogue_text(made.catalogue):  # of an earlier release, or a later one
-            object.__setattr__(made, "_told", json.loads(parts["catalogue"]))
-            vars(made)["parts"] = dict(parts)
-        return made
+
+    @cached_property
+    def listed(self) -> Catalogue:
+        """The list prices of this list: those of the package, or what an earlier release had."""
+        if self._told is None or self.catalogue != "list":
+            return Catalogue.shipped()
+        return Catalogue(json.loads(self._told["catalogue"]))
+
+    @cached_property
+    def ratios(self) -> Ratios:
+        """What is said in ratios, by the reference if that is the catalogue, and by the operator over it."""
+        tables = self.own
+        if self.catalogue == "one-api":
+            reference = default_tables() if self._told is None else of_data(json.loads(self._told["catalogue"]))
+            tables = reference.overlaid_with(tables)
+        tables = replace(tables, group={"default": Fraction(1), **tables.group})
+        return Ratios(tables, unpriced=self.unpriced, unknown=self.unknown)
 
     # -- look-up --------------------------------------------------------------------------------------------------
 
@@ -151,74 +184,28 @@ class PriceList:
         channel_id: int | None = None,
         token_id: int | None = None,
         facts: Mapping[str, Any] | None = None,
-        at_ms: int = 0,
     ) -> Price:
         """The price of a model for a group; the same object for the same question.
 
-        `at_ms`: when the request begins, since 1970, which decides among changes that begin later. Raises
-        UnknownModel, which names the nearest names, and InvalidRequest for a malformed name or channel type.
+        Raises UnknownModel, which names the nearest names, and InvalidRequest for a malformed name or channel type.
         """
         if channel_type is not None and type(channel_type) is not int:
             look_up({}, "", channel_type)  # before the cache, where True would find 1's entry
-        state: _State = self._state(at_ms)
-        question = (model, group, user_group, channel_type, channel_id if state.by_channel else None,
-                    token_id if state.by_token else None, tuple(sorted(facts.items())) if facts else ())  # fmt: skip
+        channel_id, token_id = channel_id if self._by_channel else None, token_id if self._by_token else None
+        question = (model, group, user_group, channel_type, channel_id, token_id,
+                    tuple(sorted(facts.items())) if facts else ())  # fmt: skip
         try:
-            return state.prices[question]
+            return self._prices[question]
         except (KeyError, TypeError):  # TypeError: unhashable, which check_name refuses by name
-            made = state.price(model, group, user_group, channel_type, channel_id, token_id, dict(facts or {}))
-        if len(state.prices) >= MAX_CACHED_PRICES:
-            state.prices.clear()
-        state.prices[question] = made
+            made = self._made(model, group, user_group, channel_type, channel_id, token_id, dict(facts or {}))
+        if len(self._prices) >= MAX_CACHED_PRICES:
+            self._prices.clear()
+        if remembered(self.version) is not self:
+            remember(self)
+        self._prices[question] = made
         return made
 
-    def group_ratio(self, group: str, user_group: str = "", *, at_ms: int = 0) -> Fraction:
-        """What the group pays of a price; 1 for an unknown group, logged once. Raises InvalidRequest."""
-        return self._state(at_ms).group_ratio(user_group, group)
-
-    def ratios(self, at_ms: int = 0) -> Ratios:
-        """What is said in ratios, by the reference if that is the catalogue, and by the operator over it."""
-        return self._state(at_ms).ratios
-
-    def _state(self, at_ms: int) -> _State:
-        """What counts at that moment."""
-        number = bisect_right(self._starts, at_ms) if self.changes else 0  # type: ignore[attr-defined]
-        states: dict[int, _State] = self._states  # type: ignore[attr-defined]
-        found = states.get(number)
-        if found is None:
-            changed = _tables_of(self.changes[:number])
-            own = self.file.overlaid_with(changed).overlaid_with(self.at_run_time)
-            found = states.setdefault(number, _State(self, own))
-        return found
-
-    @cached_property
-    def listed(self) -> Catalogue:
-        """The catalogue of this list: that of the package, or the one that an earlier release had."""
-        told = vars(self).get("_told")
-        return Catalogue.shipped() if told is None else Catalogue(told)
-
-    @cached_property
-    def reference(self) -> RatioTables:
-        """The reference's tables, likewise."""
-        told = vars(self).get("_told")
-        return default_tables() if told is None else of_data(told)
-
-
-class _State:
-    """The prices of a list while no change begins."""
-
-    def __init__(self, whole: PriceList, own: RatioTables) -> None:
-        self.whole, self.own = whole, own
-        self.prices: dict[Any, Price] = {}
-        rules = [*(rule.scope for rule in own.factors), *(rule.scope for rule in own.costs)]
-        self.by_channel = any(scope.channels is not None for scope in rules)
-        self.by_token = any(scope.tokens is not None for scope in rules)
-        one_api = whole.catalogue == "one-api"
-        tables = whole.reference.overlaid_with(own) if one_api else own
-        tables = replace(tables, group={"default": Fraction(1), **tables.group})
-        self.ratios = Ratios(tables, unpriced=whole.unpriced, unknown=whole.unknown)
-
-    def price(
+    def _made(
         self,
         model: str,
         group: str,
@@ -231,30 +218,32 @@ class _State:
         check_name(model, field="model")
         name = self.own.alias.get(model, model)
         sheet, ratios, source = self._found(name, channel_type, asked=model)
-        scope = {"model": model, "group": group, "channel_id": channel_id, "token_id": token_id}
-        factors = tuple(rule.factor for rule in self.own.factors if rule.scope.fits(**scope))  # type: ignore[arg-type]
+        scope: dict[str, Any] = {"model": model, "group": group, "channel_id": channel_id, "token_id": token_id}
         price = Price(
             model=model,
             group=group,
             model_ratio=ratios[0],
             completion_ratio=ratios[1],
-            group_ratio=self.group_ratio(user_group, group),
+            group_ratio=self.group_ratio(group, user_group),
             sheet=sheet,
-            factors=factors,
+            factors=tuple(rule.factor for rule in self.own.factors if rule.scope.fits(**scope)),
             facts=facts,
-            version=self.whole.version,
+            version=self.version,
             source=source,
             user_group=user_group,
             of_user_group=self._override(user_group, group) is not None,
             channel_type=channel_type,
-            channel_id=channel_id if self.by_channel else None,
-            token_id=token_id if self.by_token else None,
+            channel_id=channel_id,
+            token_id=token_id,
         )
         cost = self._cost(scope, price)
         return price if cost is None else replace(price, cost=cost)
 
-    def group_ratio(self, user_group: str, group: str) -> Fraction:
-        """Of a user of one group that asks in another; '': it is the same."""
+    def group_ratio(self, group: str, user_group: str = "") -> Fraction:
+        """What a group pays of a price, or a user of `user_group` in it; 1 for an unknown group, logged once.
+
+        Raises InvalidRequest.
+        """
         override = self._override(user_group, group)
         return self.ratios.group_ratio(group) if override is None else override
 
@@ -278,7 +267,7 @@ class _State:
             return own, ratios_of(own), "your own sheet"
         model_ratio = look_up(self.own.model, name, channel_type)
         completion_ratio = look_up(self.own.completion, name, channel_type)
-        if self.whole.catalogue == "one-api":
+        if self.catalogue == "one-api":
             found = self.ratios.known(name, channel_type)
             if found is None:
                 raise self._unknown(name, asked)
@@ -296,33 +285,77 @@ class _State:
 
     def _listed(self, name: str) -> Sheet | None:
         try:
-            return self.whole.listed.find(name).sheet
+            return self.listed.find(name).sheet
         except UnknownModel:
             return None
 
     def _at_the_price_of_unknown(
         self, name: str, completion_ratio: Fraction | None, asked: str
     ) -> tuple[Fraction, Fraction]:
-        if self.whole.unknown is None:
+        if self.unknown is None:
             raise self._unknown(name, asked)
-        self.whole.unpriced.warn("model", name, self.whole.unknown)
-        return self.whole.unknown, self._guess(name, completion_ratio)
+        self.unpriced.warn("model", name, self.unknown)
+        return self.unknown, self._guess(name, completion_ratio)
 
     def _guess(self, name: str, completion_ratio: Fraction | None) -> Fraction:
         """Said aloud: an operator who writes [model] alone may not know that the completion has a ratio."""
         if completion_ratio is not None:
             return completion_ratio
         guess = family_completion_ratio(name)
-        self.whole.unpriced.warn_guess(name, guess, by_family=has_family(name))
+        self.unpriced.warn_guess(name, guess, by_family=has_family(name))
         return guess
 
     def _unknown(self, name: str, asked: str) -> UnknownModel:
-        near = self.whole.listed.nearest(name, more=[*self.own.prices, *self.own.model, *self.own.alias])
+        near = self.listed.nearest(name, more=[*self.own.prices, *self.own.model, *self.own.alias])
         what = f"{show(asked)} (an alias of {show(name)})" if asked != name else show(asked)
         return UnknownModel(
             f"There is no price of {what}{near}. Set one (`billing-tasks prices set`, or [prices] of the ratios file),"
             " or BILLING_UNKNOWN_MODEL to a ratio for all such models."
         )
+
+
+#: Lists that requests of this process were priced by, the latest last: what was served instead of what was asked for
+#: is priced by the same list.
+_used: dict[int, PriceList] = {}
+_MOST_USED = 16
+_used_lock = threading.Lock()
+
+
+def remember(prices: PriceList) -> None:
+    """Keep it at hand for the requests that it has priced."""
+    with _used_lock:
+        _used.pop(prices.version, None)
+        _used[prices.version] = prices
+        while len(_used) > _MOST_USED:
+            del _used[next(iter(_used))]
+
+
+def remembered(version: int) -> PriceList | None:
+    """A list that `remember` was told of, if it is still at hand."""
+    return _used.get(version)
+
+
+def as_served(price: Price, served: Mapping[str, Any]) -> Price:
+    """The price of what was served: another `model`, `group`, `channel_id` or `channel_type`, by the same list.
+
+    Raises InvalidRequest if the list is not at hand, and UnknownModel if it has no price of that model.
+    """
+    prices = None if price.version is None else remembered(price.version)
+    if prices is None:
+        raise InvalidRequest(
+            f"{show(price.model)} was priced by a list that this process does not have; find the reservation by"
+            " Bookkeeper.find_reservation."
+        )
+    asked = {
+        "model": price.model,
+        "group": price.group,
+        "user_group": price.user_group,
+        "facts": price.facts,
+        "channel_type": price.channel_type,
+        "channel_id": price.channel_id,
+        "token_id": price.token_id,
+    }
+    return prices.price(**{**asked, **served})
 
 
 def _with(listed: Sheet, model_ratio: Fraction | None, completion_ratio: Fraction | None) -> Sheet:
@@ -341,6 +374,11 @@ def _catalogue_text(name: CatalogueName) -> str:
     if name == "one-api":
         return _json(default_tables().data())
     return resources.files(__package__).joinpath("data/catalogue.json").read_text(encoding="utf-8")
+
+
+@cache
+def _catalogue_digest(name: CatalogueName) -> str:
+    return digest_of(_catalogue_text(name))
 
 
 def _json(data: Any) -> str:

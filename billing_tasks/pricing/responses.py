@@ -12,6 +12,7 @@ from typing import Any
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.pricing.exact import show
 from billing_tasks.pricing.readers import MODALITIES, Raw, read_usage
+from billing_tasks.pricing.recognize import provider_of
 from billing_tasks.pricing.usage import Usage
 
 #: Items of the output of OpenAI's Responses API that cost by the call.
@@ -116,11 +117,15 @@ PROVIDERS: Mapping[str, Callable[[object], Usage]] = {
 }
 
 
-def from_response(answer: object, *, provider: str) -> Usage:
-    """The usage of an answer, whole or the last of a stream. `provider`: one of PROVIDERS.
+def from_response(answer: object, *, provider: str | None = None) -> Usage:
+    """The usage of an answer, whole or the last of a stream. `provider`: one of PROVIDERS; None: it is recognized.
 
     Raises InvalidRequest for a provider that is not known, and as `read_usage`.
     """
+    if provider is None:
+        provider = provider_of(answer)
+        if provider is None:
+            raise InvalidRequest(f"Nothing of it is known as usage: {show(answer)}. Say whose it is by `provider`.")
     reader = PROVIDERS.get(provider)
     if reader is None:
         raise InvalidRequest(f"There is no provider {show(provider)}; known are {', '.join(PROVIDERS)}.")
@@ -134,8 +139,9 @@ class Stream:
     others the last one that has a usage counts. An event without one changes nothing.
     """
 
-    def __init__(self, provider: str) -> None:
-        if provider not in PROVIDERS:
+    def __init__(self, provider: str | None = None) -> None:
+        """`provider` None: each event that has a usage is recognized."""
+        if provider is not None and provider not in PROVIDERS:
             raise InvalidRequest(f"There is no provider {show(provider)}; known are {', '.join(PROVIDERS)}.")
         self._provider = provider
         self._fields: dict[str, Any] = {}  # Anthropic's
@@ -144,19 +150,23 @@ class Stream:
     def add(self, event: object) -> None:
         """One more. Raises InvalidRequest for a usage that can't be read: `usage` stays the last good one."""
         raw = Raw(event, "event")
-        if self._provider == "anthropic":
+        provider = self._provider or provider_of(event)
+        if provider == "anthropic":
             self._add_of_anthropic(raw)
         elif raw.word("type") == "response.done":
             found = from_openai(event)
             self.usage = found if self.usage is None else self.usage + found
-        elif _has_usage(raw):
-            self.usage = from_response(event, provider=self._provider)
+        elif provider is not None and (_has_usage(raw) or self._provider is None):
+            self.usage = from_response(event, provider=provider)
 
     def _add_of_anthropic(self, raw: Raw) -> None:
         part = raw.part("message") if raw.has("message") else raw
-        if not part.has("usage"):
+        if part.has("usage"):
+            told = part.part("usage").data
+        elif part.has("input_tokens", "output_tokens"):
+            told = part.data  # the usage alone
+        else:
             return
-        told = part.part("usage").data
         fields = {**self._fields, **{name: value for name, value in told.items() if value is not None}}
         if "output_tokens" in fields or "input_tokens" in fields:
             self.usage = read_usage(fields, style="anthropic")

@@ -40,6 +40,36 @@ class Usage:
                 raise _contradiction(whole, checked, groups)
         return cls(checked)
 
+    @staticmethod
+    def from_response(answer: object, *, provider: str | None = None) -> Usage:
+        """Of an answer of a provider's, whole or the last of a stream, or of its usage object alone.
+
+        `provider`: one of PROVIDERS; left out, it is recognized. Raises InvalidRequest for what can't be read.
+        """
+        from billing_tasks.pricing.responses import from_response  # noqa: PLC0415 - it makes Usage
+
+        return from_response(answer, provider=provider)
+
+    @staticmethod
+    def from_openai(answer: object) -> Usage:
+        """Of OpenAI's chat, Responses, Realtime, Images or a transcription. Raises InvalidRequest."""
+        return Usage.from_response(answer, provider="openai")
+
+    @staticmethod
+    def from_anthropic(answer: object) -> Usage:
+        """Of a message of Anthropic's, or its usage. Raises InvalidRequest."""
+        return Usage.from_response(answer, provider="anthropic")
+
+    @staticmethod
+    def from_gemini(answer: object) -> Usage:
+        """Of an answer of Gemini's, or its usage metadata. Raises InvalidRequest."""
+        return Usage.from_response(answer, provider="gemini")
+
+    @staticmethod
+    def from_bedrock(answer: object) -> Usage:
+        """Of an answer of Bedrock's Converse, or its usage. Raises InvalidRequest."""
+        return Usage.from_response(answer, provider="bedrock")
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.counts)
 

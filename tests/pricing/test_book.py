@@ -215,7 +215,7 @@ def test_threads_always_see_one_whole_table_while_the_file_changes(file: Path) -
     def watch() -> None:
         while not stop.is_set():
             ratios = book.prices
-            pair = ratios.ratios().model_ratio("a"), ratios.ratios().model_ratio("b")
+            pair = ratios.ratios.model_ratio("a"), ratios.ratios.model_ratio("b")
             if pair[0] != pair[1]:
                 torn.append(pair)
 

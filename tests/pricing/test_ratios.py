@@ -17,7 +17,7 @@ from billing_tasks.pricing.ratios import MAX_CACHED_PRICES, MAX_LOGGED_NAMES
 def with_overrides(**tables: dict[str, str | int | Fraction]) -> Ratios:
     book = PriceBook(catalogue="one-api", unknown="30")
     book.set_overrides(**tables)
-    return book.prices.ratios()
+    return book.prices.ratios
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def _object(value: Any, names: Names) -> Any:
         case Receipt():
             return _fields(value, _RECEIPT, names)
         case Price():
-            return {**_fields(value, _PRICE, names), "to_strings": written(value.to_strings(), names)}
+            # The version is of a price list, which the releases before 0.4.0 had none of.
+            words = {name: word for name, word in value.to_strings().items() if name != "version"}
+            return {**_fields(value, _PRICE, names), "to_strings": written(words, names)}
         case ConsumeLog():
             return _fields(value, _LOG, names)
     for mark, fields in _ROWS:

@@ -19,6 +19,8 @@ WHY = {
 MALFORMED = "malformed"
 #: The month of the request takes no entries any more: a charge in it could be one that was booked before.
 ARCHIVED = "archived"
+#: What an upstream said of its usage can't be read or priced; something was charged all the same.
+UNREAD_USAGE = "unreadable_usage"
 WHY_ARCHIVED = "The month of this request_id is archived, or is from before this ledger began: nothing is booked in it."
 #: Proven to be refused again unless a person changes something. Every other reason time may heal: the charge that
 #: a refund is for may be on its way, a server come back, a bug be repaired.
@@ -27,7 +29,7 @@ FOR_EVER = frozenset(
         *map(
             str, (PostOutcome.CONFLICT, PostOutcome.UNKNOWN_USER, PostOutcome.UNKNOWN_TOKEN, PostOutcome.ABOVE_CHARGE)
         ),
-        *(MALFORMED, ARCHIVED, InvalidRequest.code, IdempotencyConflict.code),
+        *(MALFORMED, ARCHIVED, UNREAD_USAGE, InvalidRequest.code, IdempotencyConflict.code),
     }
 )
 

@@ -15,7 +15,7 @@ import msgspec
 from billing_tasks.broker import decode
 from billing_tasks.broker.names import CONSUME, REFUND
 from billing_tasks.errors import BillingError, InvalidRequest
-from billing_tasks.flows.dead_letters.answers import ARCHIVED, FOR_EVER, MALFORMED, WHY, WHY_ARCHIVED
+from billing_tasks.flows.dead_letters.answers import ARCHIVED, FOR_EVER, MALFORMED, UNREAD_USAGE, WHY, WHY_ARCHIVED
 from billing_tasks.flows.dead_letters.telling import shown
 from billing_tasks.flows.effects import Enqueue, InLedger
 from billing_tasks.holds.replies import OutboxEntry, parse_entry
@@ -59,6 +59,21 @@ def of_event(event: Event, reason: str, error: str = "") -> NewDeadLetter:
     """The dead letter of an event that the ledger refused."""
     kind, payload = str(event.kind), events.encode(event)
     return NewDeadLetter(kind, event.request_id, event.user_id, event.fingerprint, payload, str(reason), error, event)
+
+
+def of_unread(event: Event) -> NewDeadLetter | None:
+    """The dead letter of what an upstream said and nobody could read: the event is booked, perhaps at a wrong amount.
+
+    None: it was read.
+    """
+    unread = (event.details or {}).get("unread")
+    if not unread:
+        return None
+    payload = events.encode(event)
+    error = f"{unread.get('problem', '')} {event.quota} quota are charged."
+    return NewDeadLetter(
+        "usage", event.request_id, event.user_id, event.fingerprint, payload, UNREAD_USAGE, error, event
+    )
 
 
 def of_outcome(event: Event, outcome: PostOutcome) -> NewDeadLetter:

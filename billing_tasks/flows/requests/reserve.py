@@ -8,7 +8,7 @@ request. A crash leaves at most a hold, which expires.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from billing_tasks.errors import (
     BacklogFull,
@@ -42,6 +42,10 @@ class Wanted:
     ttl_ms: int
     price: Price | None = None
     client_key: str = ""
+
+    def at(self, price: Price) -> Wanted:
+        """The same at another price."""
+        return self if price is self.price else replace(self, price=price)
 
     @property
     def would(self) -> str:
@@ -78,6 +82,7 @@ async def reserve(wanted: Wanted, *, commands: Commands, settings: Settings) -> 
             backlog_limit=settings.backlog_limit,
             fresh_ms=fresh_ms,
             client_key=wanted.client_key,
+            price=wanted.price.packed if wanted.price is not None else "",
         )
 
     return _reservation(wanted, await granted(wanted, ask, commands=commands, settings=settings), settings)

@@ -7,7 +7,7 @@ answer was lost, is found to be a duplicate when its outbox is settled.
 from __future__ import annotations
 
 from billing_tasks.errors import InvalidRequest, NotBooked, Unavailable
-from billing_tasks.flows.dead_letters.record import keep, of_refusal
+from billing_tasks.flows.dead_letters.record import keep, of_refusal, of_unread
 from billing_tasks.flows.effects import InLedger, IntoSpool
 from billing_tasks.ledger.failures import LedgerRefusedData
 from billing_tasks.ledger.store import Ledger
@@ -27,6 +27,8 @@ async def post_or_spool(event: Event, redis_error: Unavailable, *, shard: int) -
         outcome = (await post).outcomes[0]
         if not outcome.booked:
             await keep([await of_refusal(event, outcome)])
+        elif (unread := of_unread(event)) is not None:
+            await keep([unread])
     except LedgerRefusedData as exc:
         await keep([await of_refusal(event, exc)])
         raise InvalidRequest(f"{exc.message}; it is kept as a dead letter.", request_id=event.request_id) from exc

@@ -224,6 +224,8 @@ def _decode(entry: OutboxEntry, batch: Batch) -> Event | None:
     if event.kind is Kind.CONFLICT:
         batch.refuse(record.of_outcome(event, PostOutcome.CONFLICT))
         return None
+    if event.details and (unread := record.of_unread(event)) is not None:
+        batch.refuse(unread)  # and booked
     return event
 
 

@@ -2,11 +2,13 @@
 
 command.py   what a command is      requests.py  a request's scripts     accounts.py  the account cache
 draining.py  settling an outbox     watching.py  what is due, what waits
+prices.py    a copy of what operators set
 """
 
 from billing_tasks.holds.commands.accounts import Accounts, token_attributes, user_attributes
 from billing_tasks.holds.commands.command import Command, Layout, Pipeline, call, together
 from billing_tasks.holds.commands.draining import QUIET_AFTER_FAILURE_MS, SETTLED_AT_ONCE, Draining
+from billing_tasks.holds.commands.prices import Prices
 from billing_tasks.holds.commands.requests import Requests
 from billing_tasks.holds.commands.watching import Watching
 
@@ -24,5 +26,5 @@ __all__ = [
 ]
 
 
-class Commands(Requests, Accounts, Draining, Watching):
+class Commands(Requests, Accounts, Draining, Watching, Prices):
     """Builds commands for one layout of keys."""

@@ -38,10 +38,14 @@ class Requests(Subject):
         backlog_limit: int,
         fresh_ms: int,
         client_key: str = "",
+        price: str = "",
     ) -> Command[Reserved]:
-        """reserve.lua; gateways of 0.1.0, which may be at work beside us, read no hold that has a key."""
+        """reserve.lua; gateways of 0.1.0, which may be at work beside us, read no hold that has more words."""
         k, shard = self.keys, self.keys.shard_of(user_id)
-        key = f"key:{quote(client_key, safe='')}" if client_key and not k.shared_with_0_1_0 else ""
+        words = [f"price:{price}"] if price else []
+        if client_key:
+            words.append(f"key:{quote(client_key, safe='')}")
+        more = "" if k.shared_with_0_1_0 else " ".join(words)
         return call(
             "reserve",
             (
@@ -52,7 +56,7 @@ class Requests(Subject):
                 k.due(shard),
                 k.outbox(shard),
             ),
-            (request_id, user_id, token_id, amount, ttl_ms, backlog_limit, fresh_ms, key),
+            (request_id, user_id, token_id, amount, ttl_ms, backlog_limit, fresh_ms, more),
             read_reserved,
         )
 
@@ -148,3 +152,8 @@ class Requests(Subject):
     def hold(self, *, user_id: int, request_id: str) -> Command[HoldState | None]:
         """The hold or tombstone of a request, None if there is no trace of one."""
         return Command(("GET", self.keys.hold(self.keys.shard_of(user_id), request_id)), parse_hold)
+
+    def hold_expires_at(self, *, user_id: int, request_id: str) -> Command[int]:
+        """When an open hold is due, in milliseconds since 1970 by Redis's clock; 0: there is none."""
+        words = ("ZSCORE", self.keys.due(self.keys.shard_of(user_id)), request_id)
+        return Command(words, lambda reply: 0 if reply is None else int(float(reply)))

@@ -46,7 +46,7 @@ local ttl_ms, fresh_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local _, epoch = fence(meta)
 local function answer(outcome, a, b) return {outcome, a or 0, b or 0, now_ms, epoch} end
 
-local state, held_user, held_token, held, _, asked, key = read_hold(hold)
+local state, held_user, held_token, held, _, asked, more = read_hold(hold)
 if not state then return answer('NO_HOLD') end
 if held_user ~= user_id or held_token ~= token_id then return answer('IDEMPOTENCY_CONFLICT') end
 if state ~= 'held' then return answer('HOLD_CLOSED', state) end
@@ -63,7 +63,7 @@ local expires_at = now_ms + ttl_ms
 count(user, 'held', string.format('%.0f', growth))
 count(token, 'held', string.format('%.0f', growth))
 write(nil, 'ZADD', due, 'GT', expires_at, request_id)
-redis.call('SET', hold, table.concat({'held', user_id, token_id, total, asked or 'asked:' .. held, key}, ' '))
+redis.call('SET', hold, table.concat({'held', user_id, token_id, total, asked or 'asked:' .. held, more}, ' '))
 -- A hold of nothing that grows: its accounts must stay.
 redis.call('PERSIST', user)
 redis.call('PERSIST', token)

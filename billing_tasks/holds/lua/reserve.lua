@@ -21,7 +21,7 @@ ARGV[4] amount         quota, 0 to 2^53
 ARGV[5] ttl_ms
 ARGV[6] backlog_limit  events
 ARGV[7] fresh_ms       an older cached row answers STALE; 0: any age will do
-ARGV[8] key            the caller's own for this request, as a word of the hold; '': none
+ARGV[8] words          more words of the hold: the price's, the caller's own key; '': none
 
 Returns {outcome, a, b, now_ms, epoch}; the epoch is that of loading
   HELD                     open now; a = expires_at_ms, b = user's available quota after it

@@ -41,6 +41,9 @@ _OTHERWISE: Final = {
         "usage",
         "case when length(fingerprint) = 16 and usage is not null then usage else details -> 'usage' end",
     ),
+    # Objects whose own names are those in the ledger's.
+    "meters": ("meters", "case when length(fingerprint) <> 16 then usage end"),
+    "price": ("price", "price"),
 }
 #: annotation of a field without a column -> how it is read out of its JSON object
 _READ: Final = {
