@@ -65,8 +65,19 @@ def _sheet(model: Any, now: datetime) -> dict[str, Any]:
             raise SystemExit(f"{model.id}: another price has none of {sorted(missing)}: no variant takes it away")
         variants.append({"when": _when(one.constraint), **found})
     if variants:
-        sheet["variants"] = variants
+        sheet["variants"] = list(_begun(variants, now))
     return sheet
+
+
+def _begun(variants: list[dict[str, Any]], now: datetime) -> Iterator[dict[str, Any]]:
+    """A date that is past says nothing any more, and a sheet without dates need not know when a request began."""
+    said: list[dict[str, Any]] = []
+    for variant in variants:
+        when = {name: value for name, value in variant["when"].items()
+                if name != "from" or value > now.date().isoformat()}  # fmt: skip
+        if when not in said:
+            said.append(when)
+            yield {**variant, "when": when}
 
 
 def _in_force(model: Any, now: datetime) -> list[Any]:

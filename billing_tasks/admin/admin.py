@@ -15,12 +15,15 @@ from billing_tasks.admin.accounts import Accounts
 from billing_tasks.admin.audit import Audit
 from billing_tasks.admin.dead_letters import DeadLetters
 from billing_tasks.admin.entries import Entries
+from billing_tasks.admin.explain import Explanation, explain
 from billing_tasks.admin.imports import Imports
 from billing_tasks.admin.incidents import Incidents
 from billing_tasks.admin.neighbours import Neighbours
+from billing_tasks.admin.prices import Prices
 from billing_tasks.admin.status import Status, status_of
 from billing_tasks.flows.audit.answers import Watched
 from billing_tasks.flows.audit.backlog import watch
+from billing_tasks.model.ids import check_request_id
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -37,6 +40,7 @@ class Admin:
         self.incidents = Incidents(runtime)
         self.audit = Audit(runtime)
         self.neighbours = Neighbours(runtime)
+        self.prices = Prices(runtime)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -49,6 +53,10 @@ class Admin:
         `workers=False` does not ask the workers, which takes a second.
         """
         return status_of(self._runtime, workers=workers)
+
+    def explain(self, request_id: str) -> Explanation:
+        """A charge as arithmetic, by the price list that its entry names. Raises ChargeNotFound, Unavailable."""
+        return explain(self._runtime, check_request_id(request_id))
 
     def backlog(self) -> Watched:
         """Events that wait in Redis, how long the oldest has, in milliseconds, and open holds. Raises Unavailable."""

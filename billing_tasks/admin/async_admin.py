@@ -18,6 +18,7 @@ from billing_tasks.admin.imports import Imports
 from billing_tasks.admin.in_threads import Awaited, Iterated, Twin
 from billing_tasks.admin.incidents import Incidents
 from billing_tasks.admin.neighbours import Neighbours
+from billing_tasks.admin.prices import Prices
 from billing_tasks.runtime import Runtime
 from billing_tasks.settings import Settings, load_settings
 
@@ -96,6 +97,21 @@ class AsyncImports(Twin[Imports]):
     usage = Iterated(Imports.usage)
 
 
+class AsyncPrices(Twin[Prices]):
+    """Prices, awaited."""
+
+    current = Awaited(Prices.current)
+    show = Awaited(Prices.show)
+    set = Awaited(Prices.set)
+    take_back = Awaited(Prices.take_back)
+    history = Awaited(Prices.history)
+    import_toml = Iterated(Prices.import_toml)
+    check = Awaited(Prices.check)
+    stored = Awaited(Prices.stored)
+    list_of = Awaited(Prices.list_of)
+    diff = Awaited(Prices.diff)
+
+
 class AsyncAudit(Twin[Audit]):
     """Audit, awaited. It may take as long as reading the whole ledger does."""
 
@@ -108,6 +124,7 @@ class AsyncAdmin(Twin[Admin]):
     """Admin's methods with `await`, in threads: a caller that is cancelled stops waiting, the call runs to its end."""
 
     status = Awaited(Admin.status)
+    explain = Awaited(Admin.explain)
     backlog = Awaited(Admin.backlog)
     migrate = Awaited(Admin.migrate)
     installation = Awaited(Admin.installation)
@@ -123,6 +140,7 @@ class AsyncAdmin(Twin[Admin]):
         self.incidents = AsyncIncidents(admin.incidents)
         self.audit = AsyncAudit(admin.audit)
         self.neighbours = AsyncNeighbours(admin.neighbours)
+        self.prices = AsyncPrices(admin.prices)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:

@@ -97,7 +97,17 @@ COMMANDS: Final = {
         "What was used and given back, by model, user, token, channel or day (UTC).",
     ),
     "import": Listed("Accounts", "imports:app", "Take in usage that was logged elsewhere, once per request_id."),
-    "price": Listed("Accounts", "prices:price", "What a text request costs. Needs no server."),
+    "price": Listed(
+        "Prices",
+        "prices:price",
+        "What a text request costs, by catalogue and ratios file. Needs no server; `prices show` asks PostgreSQL, too.",
+    ),
+    "prices": Listed("Prices", "prices:app", "Prices: list, show, set, history, diff, import, check."),
+    "explain": Listed(
+        "Prices",
+        "explain:explain",
+        "What a request was charged, meter by meter, at the prices of its time. Exit 1 if they come to another amount.",
+    ),
     "users": Listed("Accounts", "accounts:users", "Create, list, enable and disable users."),
     "tokens": Listed("Accounts", "accounts:tokens", "Create, list and change the tokens of users."),
     "channels": Listed(

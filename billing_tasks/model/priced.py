@@ -31,21 +31,27 @@ def of_usage(price: Price, usage: Usage, facts: Mapping[str, Any], request_id: s
     A price that goes by time counts from the moment of the reservation, which the request_id has. Raises InvalidRequest
     if units were used that have no price, and for an amount above 2**53.
     """
-    if price.goes_by_time and "at" not in facts and "at" not in price.facts:
-        facts = {**facts, "at": datetime.fromtimestamp(reserved_at_ms(request_id) / 1000, UTC)}
-    tier, fitting = price.choice_of(usage, facts)
+    known = when_reserved(price, facts, request_id)
+    tier, fitting = price.choice_of(usage, known)
     chosen: dict[str, Any] = {}
     if tier is not None:
         chosen["tier"] = price.list_sheet.tiers[tier].tokens
     if fitting:
         chosen["variants"] = [number for number, _ in fitting]
     return {
-        "quota": price.quota_of(usage, facts),
+        "quota": price.quota_of(usage, known),
         **counts_of(usage),
-        "cost": price.cost_of(usage, facts),
+        "cost": price.cost_of(usage, known),
         **words_of(price),
         **_kept(price, facts, chosen),
     }
+
+
+def when_reserved(price: Price, facts: Mapping[str, Any], request_id: str) -> Mapping[str, Any]:
+    """The facts, and the moment that the request_id has, if the price needs one and nobody said another."""
+    if not price.goes_by_time or "at" in facts or "at" in price.facts:
+        return facts
+    return {**facts, "at": datetime.fromtimestamp(reserved_at_ms(request_id) / 1000, UTC)}
 
 
 def counts_of(usage: Usage) -> dict[str, Any]:

@@ -104,3 +104,13 @@ def show(value: object) -> str:
     except ValueError:  # Python does not print integers of more than 4,300 digits
         return f"an unprintable {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def text_of(number: Fraction | int) -> str:
+    """Exact: a decimal if that has at most 12 digits behind its point, else a quotient."""
+    exact = Fraction(number)
+    scaled = exact * 10**12
+    if scaled.denominator != 1:
+        return str(exact)
+    whole, rest = divmod(int(scaled), 10**12)
+    return f"{whole:,}" if not rest else f"{whole:,}.{rest:012d}".rstrip("0")

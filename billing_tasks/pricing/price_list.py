@@ -69,7 +69,7 @@ def check_change(kind: str, name: str, body: Any) -> None:
 def _tables_of(changes: Sequence[Change]) -> RatioTables:
     latest = {(change.kind, change.name): change.body for change in changes}
     document: dict[str, Any] = {}
-    for (kind, name), body in latest.items():
+    for (kind, name), body in sorted(latest.items(), key=lambda item: item[0]):  # of costs the first by name counts
         if body is None:
             continue
         if kind in ("factor", "cost"):
@@ -205,6 +205,19 @@ class PriceList:
         self._prices[question] = made
         return made
 
+    @property
+    def own_names(self) -> list[str]:
+        """Models that the operator says something of."""
+        names = {*self.own.prices, *self.own.model, *self.own.completion, *self.own.alias}
+        return sorted(name.partition("(")[0] for name in names)
+
+    @property
+    def catalogue_names(self) -> list[str]:
+        """Models of the catalogue, as they are asked for."""
+        if self.catalogue == "one-api":
+            return sorted({name.partition("(")[0] for name in self.ratios.tables.model})
+        return [f"{listed.provider}/{listed.model}" for listed in self.listed]
+
     def _made(
         self,
         model: str,
@@ -264,7 +277,12 @@ class PriceList:
         """The sheet, if it is more than two ratios; the ratios; and whose price that is."""
         own = look_up(self.own.prices, name, channel_type)
         if own is not None:
-            return own, ratios_of(own), "your own sheet"
+            changed = _with(
+                own,
+                look_up(self.at_run_time.model, name, channel_type),
+                look_up(self.at_run_time.completion, name, channel_type),
+            )
+            return changed, ratios_of(changed), "your own sheet"
         model_ratio = look_up(self.own.model, name, channel_type)
         completion_ratio = look_up(self.own.completion, name, channel_type)
         if self.catalogue == "one-api":
@@ -278,9 +296,7 @@ class PriceList:
         if listed is None:
             assert model_ratio is not None  # noqa: S101 - for the type checker
             return None, (model_ratio, self._guess(name, completion_ratio)), "your own ratios"
-        sheet = (
-            listed if model_ratio is None and completion_ratio is None else _with(listed, model_ratio, completion_ratio)
-        )
+        sheet = _with(listed, model_ratio, completion_ratio)
         return sheet, ratios_of(sheet), "list price" if sheet is listed else "your own ratios over the list price"
 
     def _listed(self, name: str) -> Sheet | None:
@@ -360,6 +376,8 @@ def as_served(price: Price, served: Mapping[str, Any]) -> Price:
 
 def _with(listed: Sheet, model_ratio: Fraction | None, completion_ratio: Fraction | None) -> Sheet:
     """The list's sheet at the operator's ratios: cached, written and other tokens keep their share of them."""
+    if model_ratio is None and completion_ratio is None:
+        return listed
     before, completion = ratios_of(listed)
     by = model_ratio / before if model_ratio is not None and before else Fraction(1)
     if not before and model_ratio is not None:  # nothing to scale: the list has no price of text
