@@ -100,7 +100,8 @@ def database_url(servers: Servers) -> str:
 EMPTY = """
 set session_replication_role = replica;  -- the ledger's own triggers refuse this, and rightly
 truncate billing.users, billing.tokens, billing.channels, billing.channel_usage, billing.ledger_entries,
-    billing.top_ups, billing.refunds, billing.outbox_cursors, billing.incidents, billing.dead_letters, billing.erasures
+    billing.top_ups, billing.refunds, billing.outbox_cursors, billing.incidents, billing.dead_letters, billing.erasures,
+    billing.corrections, billing.price_changes, billing.price_lists, billing.price_parts
     restart identity cascade
 """
 

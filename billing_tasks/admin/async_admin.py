@@ -106,6 +106,7 @@ class AsyncPrices(Twin[Prices]):
     take_back = Awaited(Prices.take_back)
     history = Awaited(Prices.history)
     import_toml = Iterated(Prices.import_toml)
+    reprice = Iterated(Prices.reprice)
     check = Awaited(Prices.check)
     stored = Awaited(Prices.stored)
     list_of = Awaited(Prices.list_of)

@@ -15,7 +15,7 @@ from billing_tasks.model.ids import shorten
 from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.runtime import Runtime
 
-EntryKind: TypeAlias = Literal["consume", "release", "refund", "topup", "adjust"]
+EntryKind: TypeAlias = Literal["consume", "release", "refund", "correction", "topup", "adjust"]
 #: Every kind of entry.
 KINDS: Final[tuple[str, ...]] = get_args(EntryKind)
 
@@ -64,7 +64,7 @@ class Entries:
         return self._runtime.ledger.usage(by, since=since, before=before, user_id=user_id, limit=limit)
 
     def of_request(self, request_id: str) -> list[EntryRow]:
-        """All that was booked for one request, oldest first: its consume, its release, its refunds.
+        """All that was booked for one request, oldest first: its consume, its release, its refunds and corrections.
 
         Raises InvalidRequest if the id is no UUID.
         """

@@ -49,6 +49,7 @@ class Explanation:
     variants: tuple[str, ...]  # conditions that the request met: "processing=batch"
     facts: Mapping[str, Any]
     refunded: int  # quota
+    corrected: int  # quota, signed: charged later, or given back, because prices were wrong
     note: str  # why it does not agree, or what was charged without being told
 
 
@@ -81,6 +82,7 @@ def explain(runtime: Runtime, request_id: str) -> Explanation:
         variants=tuple(_conditions(sheet, charge.price.get("variants", ()))),
         facts=facts,
         refunded=sum(entry.quota for entry in entries if entry.kind == "refund"),
+        corrected=sum(entry.used_quota for entry in entries if entry.kind == "correction"),
         note=_note(charge, bill, problem),
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from billing_tasks.admin.reprice import Repriced, reprice
 from billing_tasks.errors import BadRatios, InvalidRequest
 from billing_tasks.ledger.rows import PriceChange
 from billing_tasks.model.validation import check_text
@@ -126,6 +127,38 @@ class Prices:
             yield "factor", rule["name"], {key: value for key, value in rule.items() if key != "name"}
         for number, rule in enumerate(data.get("cost", [])):
             yield "cost", f"{number + 1:03d}", rule
+
+    def reprice(
+        self,
+        *,
+        since: datetime,
+        actor: str,
+        before: datetime | None = None,
+        models: Sequence[str] = (),
+        user_id: int | None = None,
+        comment: str = "",
+        with_factors: bool = False,
+        dry_run: bool = False,
+    ) -> Iterator[Repriced]:
+        """Price charges of that time anew, by the prices that count now, and book the differences as corrections.
+
+        Once per charge and price list: again, it changes nothing. A charge that was refunded whole gets none, and no
+        more is given back than refunds have left. `with_factors`: the factors of now, too (groups, discounts), instead
+        of those of the charge. `dry_run` books nothing. What can't be priced anew (an amount that the gateway said, a
+        usage that was estimated) is skipped, and says why. Raises InvalidRequest, Unavailable; repeating is safe.
+        """
+        return reprice(
+            self._runtime,
+            self.current(),
+            since=since,
+            before=before,
+            models=models,
+            user_id=user_id,
+            actor=actor,
+            comment=comment,
+            with_factors=with_factors,
+            dry_run=dry_run,
+        )
 
     def check(self, *, everything: bool = False) -> list[Doubt]:
         """Prices that are probably mistakes; `everything`: in the catalogue, too."""

@@ -108,6 +108,11 @@ COMMANDS: Final = {
         "explain:explain",
         "What a request was charged, meter by meter, at the prices of its time. Exit 1 if they come to another amount.",
     ),
+    "reprice": Listed(
+        "Prices",
+        "reprice:reprice",
+        "Price charges anew by the prices of now, and book the differences as corrections. Once per charge and list.",
+    ),
     "users": Listed("Accounts", "accounts:users", "Create, list, enable and disable users."),
     "tokens": Listed("Accounts", "accounts:tokens", "Create, list and change the tokens of users."),
     "channels": Listed(

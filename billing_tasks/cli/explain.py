@@ -44,6 +44,8 @@ def _show(found: Explanation) -> None:
         console.print(f"  {said}")
     computed = "" if found.computed in (None, found.charged) else f"; the prices come to {found.computed:,}"
     console.print(Text(f"charged {found.charged:,} quota ({usd(found.charged)}), rounded up once{computed}", "bold"))
+    if found.corrected:
+        console.print(f"corrected by {found.corrected:+,} quota since")
     if found.refunded:
         console.print(f"refunded {found.refunded:,} quota of it")
     if found.note:

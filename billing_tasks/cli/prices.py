@@ -62,7 +62,7 @@ def _show_price(found: Price, prompt_tokens: int, completion_tokens: int, *, as_
         )
     )
     if found.sheet is not None:
-        console.print(_table_of(found.sheet))
+        _show_sheet(found.sheet)
 
 
 def _ratios(found: Price) -> list[tuple[str, object]]:
@@ -74,26 +74,28 @@ def _ratios(found: Price) -> list[tuple[str, object]]:
     ]
 
 
-def _table_of(sheet: Sheet) -> Any:
-    return table("meter", "USD", "per", "when", rows=_rows_of(sheet), right="USD per")
-
-
-def _rows_of(sheet: Sheet) -> Iterator[tuple[object, ...]]:
+def _show_sheet(sheet: Sheet) -> None:
+    """Its own prices as a table; what replaces some of them under a condition, a line each."""
     from billing_tasks.pricing import meter
 
-    def lines(prices: Mapping[str, Any], when: str) -> Iterator[tuple[object, ...]]:
-        for name, usd_per in prices.items():
-            per = sheet.per.get(name, meter(name).per)
-            yield name, _decimal(usd_per), _decimal(per), when
+    rows = [
+        (name, _decimal(usd_per), _decimal(sheet.per.get(name, meter(name).per)))
+        for name, usd_per in sheet.prices.items()
+    ]
+    console.print(table("meter", "USD", "per", rows=rows, right="USD per"))
+    for when, prices in _conditions(sheet):
+        if prices:
+            console.print(f"{when}: " + ", ".join(f"{name} {_decimal(one)}" for name, one in prices.items()))
 
-    yield from lines(sheet.prices, "")
+
+def _conditions(sheet: Sheet) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for tier in sheet.tiers:
-        yield from lines(tier.prices, _of_tier(tier))
+        yield _of_tier(tier), tier.prices
     for variant in sheet.variants:
         words = ", ".join(f"{name} {_flat(value)}" for name, value in variant.when.data().items())
-        yield from lines(variant.prices, words)
+        yield words, variant.prices
         for tier in variant.tiers:
-            yield from lines(tier.prices, f"{words}, {_of_tier(tier)}")
+            yield f"{words}, {_of_tier(tier)}", tier.prices
 
 
 def _of_tier(tier: Any) -> str:

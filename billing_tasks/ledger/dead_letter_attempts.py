@@ -23,7 +23,8 @@ from billing_tasks.model.posting import PostedBatch, PostOutcome
 
 _REQUEST_STATE: Final = sa.text("""
     select (select user_id from billing.tokens where id = :token_id) as token_user,
-           charge.quota as charged, charge.user_id as charged_user,
+           charge.quota + (select coalesce(sum(quota), 0)::bigint from billing.corrections
+                           where request_id = asked.request_id) as charged, charge.user_id as charged_user,
            (select coalesce(sum(quota), 0)::bigint from billing.refunds where request_id = asked.request_id)
                as refunded,
            (select quota from billing.refunds where refund_id = :refund_id) as refund_quota,

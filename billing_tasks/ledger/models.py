@@ -178,6 +178,19 @@ class Refund(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
+class CorrectionRecord(Base):
+    __tablename__ = "corrections"
+
+    request_id: Mapped[UUID] = mapped_column(primary_key=True)
+    price_version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    user_id: Mapped[int]
+    quota: Mapped[int]
+    entry_id: Mapped[UUID]
+    actor: Mapped[str]
+    comment: Mapped[str] = mapped_column(server_default="")
+    created_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
 class Cursor(Base):
     __tablename__ = "outbox_cursors"
 

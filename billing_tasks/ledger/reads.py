@@ -11,7 +11,7 @@ from billing_tasks.errors import InvalidRequest
 from billing_tasks.ledger import columns
 from billing_tasks.ledger.accounts import unknown_token, unknown_user
 from billing_tasks.ledger.database import Record
-from billing_tasks.ledger.models import SCHEMA, Channel, Entry, Refund, Token, User
+from billing_tasks.ledger.models import SCHEMA, Channel, CorrectionRecord, Entry, Refund, Token, User
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import ChannelRow, EntryFilter, EntryRow, ServerSetup
 from billing_tasks.model.account import TokenRow, UserRow
@@ -147,18 +147,21 @@ class Reads(Part):
 
     def _newest_entries(self, wanted: list[sa.ColumnElement[bool]], limit: int) -> list[EntryRow]:
         statement = sa.select(*_ENTRY).where(*wanted).order_by(Entry.entry_id.desc(), Entry.kind.desc()).limit(limit)
-        return [_entry_row(row) for row in self._db.statement(statement)]
+        return [entry_row(row) for row in self._db.statement(statement)]
 
     def entries_of(self, request_id: str) -> list[EntryRow]:
-        """All that was booked for one request, in order: its consume, its release, its refunds."""
+        """All that was booked for one request, in order: its consume, its release, its refunds, its corrections."""
         statement = sa.select(*_ENTRY).where(_of_request(request_id))
-        return sorted(map(_entry_row, self._db.statement(statement)), key=lambda e: (e.created_at, e.entry_id))
+        return sorted(map(entry_row, self._db.statement(statement)), key=lambda e: (e.created_at, e.entry_id))
 
 
 def _of_request(request_id: str) -> sa.ColumnElement[bool]:
-    """Its consume and its release have its id, its refunds have ids of their own."""
+    """Its consume and its release have its id, its refunds and corrections have ids of their own."""
     wanted = _uuid(request_id)
-    ids = sa.select(sa.literal(wanted)).union_all(sa.select(Refund.entry_id).where(Refund.request_id == wanted))
+    ids = sa.select(sa.literal(wanted)).union_all(
+        sa.select(Refund.entry_id).where(Refund.request_id == wanted),
+        sa.select(CorrectionRecord.entry_id).where(CorrectionRecord.request_id == wanted),
+    )
     # As an array: "this id, or one of that query" reads every entry there is.
     return Entry.entry_id == sa.any_(sa.func.array(ids.scalar_subquery()))
 
@@ -182,7 +185,8 @@ def _place(row: EntryRow | None) -> tuple[UUID, str] | None:
     return None if row is None else (_uuid(row.entry_id), row.kind)
 
 
-def _entry_row(row: Record) -> EntryRow:
+def entry_row(row: Record) -> EntryRow:
+    """From a row of all the columns of Entry."""
     values = row._asdict()
     values["entry_id"] = str(values["entry_id"])
     values["request_id"] = None if values["request_id"] is None else str(values["request_id"])

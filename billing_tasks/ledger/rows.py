@@ -35,8 +35,8 @@ class EntryRow:
     """One ledger entry as it was booked. Changes are signed, `quota` is the amount."""
 
     entry_id: str
-    kind: str  # consume | release | refund | topup | adjust
-    request_id: str | None  # refund: the charge's; topup and adjust: none
+    kind: str  # consume | release | refund | correction | topup | adjust
+    request_id: str | None  # refund, correction: the charge's; topup and adjust: none
     user_id: int
     token_id: int | None
     channel_id: int | None

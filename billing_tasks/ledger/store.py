@@ -15,6 +15,7 @@ from typing import Self
 
 from billing_tasks.ledger.accounts import Administration
 from billing_tasks.ledger.comparisons import Comparisons
+from billing_tasks.ledger.corrections import Corrections
 from billing_tasks.ledger.database import Database
 from billing_tasks.ledger.dead_letter_attempts import Attempts
 from billing_tasks.ledger.dead_letters import DeadLetters
@@ -37,6 +38,7 @@ class Ledger(
     Administration,
     TopUps,
     Prices,
+    Corrections,
     Erasure,
     DeadLetters,
     Attempts,
