@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,7 +63,11 @@ class Environment:
         self._sql = psycopg.connect(database_url, autocommit=True)
         self.runtime = Runtime(self.settings)
         self.bk = Bookkeeper(self.runtime)
-        self.price: Price = self.bk.price(model=MODEL, group=GROUP)
+
+    @cached_property
+    def price(self) -> Price:
+        """Of the model that everything here uses. Not before Redis is emptied, which may be another environment's."""
+        return self.bk.price(model=MODEL, group=GROUP)
 
     # -- servers ------------------------------------------------------------------------------------------
 

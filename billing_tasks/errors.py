@@ -3,6 +3,7 @@
     BillingError
     ├── Refused                       tell the caller; repeating changes nothing
     │   ├── InvalidRequest            400  amount, id or payload malformed
+    │   │   └── UnknownModel          400  no price list has the model
     │   ├── UserNotFound              404
     │   ├── UserDisabled              403
     │   ├── InsufficientUserQuota     403
@@ -81,6 +82,16 @@ class InvalidRequest(Refused):
     code = "invalid_request"
     http_status = 400
     what_to_do = "Fix the caller: the message names the field and the rule it breaks."
+
+
+class UnknownModel(InvalidRequest):
+    """No price list has a model of this name. Nothing was touched; the message names the nearest names."""
+
+    code = "unknown_model"
+    what_to_do = (
+        "Correct the name, or set a price: `billing-tasks prices set`, [prices] or [alias] of the ratios file, or"
+        " BILLING_UNKNOWN_MODEL, a ratio for all models without a price."
+    )
 
 
 class UserNotFound(Refused):

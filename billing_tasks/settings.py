@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     prices_every_seconds: float = Field(
         1.0, ge=0, description="how often a gateway looks whether prices were set in PostgreSQL; 0: never"
     )
+    learn_estimates: bool = Field(
+        False, description="a request that names no maximum sets aside what 99 of 100 answers of its model needed"
+    )
     unreadable_usage: Literal["last", "estimate"] = Field(
         "last", description="charged if an upstream's usage can't be read: the last that could be, else what was held"
     )

@@ -19,7 +19,7 @@ def main() -> None:
         print(f"user has {user.quota} quota")
 
         # Before the upstream call: price it and set quota aside. One round trip to Redis.
-        price = bk.price(model="gpt-4o", group="default")
+        price = bk.price(model="gpt-5", group="default")
         reservation = bk.pre_consume_quota(
             price.estimate(prompt_tokens=374, max_tokens=512), user_id=user.id, token_id=token.id, price=price
         )
@@ -28,14 +28,14 @@ def main() -> None:
 
         # After it: book what was really used. The rest of the hold is free again at once.
         receipt = bk.consume(reservation.log(channel_id=3, prompt_tokens=374, completion_tokens=44))
-        print(f"consumed {receipt.quota}; enough for 18625 more? {bk.user_has_enough_quota(user.id, 18_625)}")
+        print(f"consumed {receipt.quota}; enough for 19546 more? {bk.user_has_enough_quota(user.id, 19_546)}")
         again = bk.consume(reservation.log(channel_id=3, prompt_tokens=374, completion_tokens=44))
         print(f"consumed once more: accepted before? {again.again}")
 
         # The upstream failed: give the hold back.
         failed = bk.pre_consume_quota(5_000, user_id=user.id, token_id=token.id)
         returned = bk.refund_quota(failed, reason="upstream answered 502")
-        print(f"refunded {returned.quota}; enough for 18625 again? {bk.user_has_enough_quota(user.id, 18_625)}")
+        print(f"refunded {returned.quota}; enough for 19546 again? {bk.user_has_enough_quota(user.id, 19_546)}")
 
         # More than there is: refused before anything was sent upstream.
         try:

@@ -107,6 +107,8 @@ class AsyncPrices(Twin[Prices]):
     history = Awaited(Prices.history)
     import_toml = Iterated(Prices.import_toml)
     reprice = Iterated(Prices.reprice)
+    learn_estimates = Awaited(Prices.learn_estimates)
+    estimates = Awaited(Prices.estimates)
     check = Awaited(Prices.check)
     stored = Awaited(Prices.stored)
     list_of = Awaited(Prices.list_of)

@@ -9,6 +9,7 @@ from typing import Any
 
 from billing_tasks.admin.reprice import Repriced, reprice
 from billing_tasks.errors import BadRatios, InvalidRequest
+from billing_tasks.ledger.estimates import EstimateRow
 from billing_tasks.ledger.rows import PriceChange
 from billing_tasks.model.validation import check_text
 from billing_tasks.pricing import Price, PriceBook, PriceList, check_change
@@ -159,6 +160,14 @@ class Prices:
             with_factors=with_factors,
             dry_run=dry_run,
         )
+
+    def learn_estimates(self) -> int:
+        """Learn the length of answers from the ledger; returns of how many models. BILLING_LEARN_ESTIMATES uses it."""
+        return self._runtime.ledger.learn_estimates()
+
+    def estimates(self, *, since: datetime) -> list[EstimateRow]:
+        """What was reserved against what was used since then, by model. It reads every charge of that time."""
+        return self._runtime.ledger.estimates(since=since)
 
     def check(self, *, everything: bool = False) -> list[Doubt]:
         """Prices that are probably mistakes; `everything`: in the catalogue, too."""

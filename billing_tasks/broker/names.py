@@ -13,6 +13,7 @@ RETRY_FAILED: Final = "billing.retry_failed"
 EXPIRE_HOLDS: Final = "billing.expire_holds"
 RING_STALE: Final = "billing.ring_stale"
 RECONCILE: Final = "billing.reconcile"
+LEARN_ESTIMATES: Final = "billing.learn_estimates"
 MAINTAIN_PARTITIONS: Final = "billing.maintain_partitions"
 
 

@@ -108,6 +108,11 @@ COMMANDS: Final = {
         "explain:explain",
         "What a request was charged, meter by meter, at the prices of its time. Exit 1 if they come to another amount.",
     ),
+    "estimates": Listed(
+        "Prices",
+        "estimates:estimates",
+        "What was reserved against what was used, by model: holds that are too large, and those that were too small.",
+    ),
     "reprice": Listed(
         "Prices",
         "reprice:reprice",

@@ -52,15 +52,17 @@ def usage(
         _show(by, rows)
 
 
-def _figures(row: UsageRow) -> dict[str, int]:
-    return {name: value for name, value in asdict(row).items() if name != "key"} | {"net": row.net}
+def _figures(row: UsageRow) -> dict[str, int | None]:
+    figures = {name: value for name, value in asdict(row).items() if name != "key"}
+    later = {name: figures.pop(name) for name in ("corrected", "cost", "costed")}
+    return {**figures, "net": row.net, **later, "margin": row.margin}
 
 
 def _write_csv(by: str, rows: Sequence[UsageRow]) -> None:
-    names = [field.name for field in fields(UsageRow) if field.name != "key"]
+    names = list(_figures(UsageRow("", *([0] * (len(fields(UsageRow)) - 1)))))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([by, *names, "net"])
-    writer.writerows([_cell(row.key), *_figures(row).values()] for row in rows)
+    writer.writerow([by, *names])
+    writer.writerows([_cell(row.key), *("" if one is None else one for one in _figures(row).values())] for row in rows)
 
 
 def _cell(key: str) -> str:
@@ -70,18 +72,18 @@ def _cell(key: str) -> str:
 
 def _show(by: str, rows: Sequence[UsageRow]) -> None:
     total = UsageRow("in all", *(sum(getattr(row, field.name) for row in rows) for field in fields(UsageRow)[1:]))
-    console.print(
-        table(
-            *(by, "requests", "prompt", "completion", "charged", "refunded", "net"),
-            rows=[
-                (
-                    *(row.key or "–", row.requests, row.prompt_tokens, row.completion_tokens, row.charged),
-                    *(row.refunded, usd(row.net)),
-                )
-                for row in (*rows, total)
-            ],
-            right="requests prompt completion charged refunded net",
-        )
-    )
+    # Columns that have nothing to say are left out, so that the rest fits into 80 columns.
+    corrected, costed = any(row.corrected for row in rows), any(row.costed for row in rows)
+    tokens = not (corrected or costed)
+    head = [by, "requests", *["prompt", "completion"] * tokens, "charged", "refunded"]
+    head += ["corrected"] * corrected + ["net"] + ["margin"] * costed
+
+    def cells(row: UsageRow) -> list[object]:
+        used = [row.prompt_tokens, row.completion_tokens] * tokens
+        first: list[object] = [row.key or "–", row.requests, *used, row.charged]
+        more: list[object] = [row.refunded, *[row.corrected] * corrected, usd(row.net)]
+        return [*first, *more, *[None if row.margin is None else usd(row.margin)] * costed]
+
+    console.print(table(*head, rows=[cells(row) for row in (*rows, total)], right=" ".join(head[1:])))
     if not rows:
         err.print("Nothing was used in that time.")

@@ -22,6 +22,9 @@ from billing_tasks.model.validation import check_int, check_text
 from billing_tasks.pricing import PROVIDERS, Price, PriceBook, unpacked
 from billing_tasks.settings import Settings
 
+#: However short a model's answers were.
+LEAST_LEARNED_TOKENS = 16
+
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -279,8 +282,12 @@ class BookkeeperBase:
         return reservation
 
     def _max_tokens(self, model: str) -> int | None:
+        """Of a request that names none: as said for its model, else learned, else as said for any."""
         limits = self.settings.max_tokens
-        return limits.get(model, limits.get("*"))
+        learned = self._keeper.learned.get(model) if self._keeper is not None else None
+        if model in limits or learned is None:
+            return limits.get(model, limits.get("*"))
+        return max(learned, LEAST_LEARNED_TOKENS)
 
     async def _settle_charge(self, charge: ChargeBase, exc: BaseException | None) -> None:
         """Consume what was handed over, or release the hold; a server that is away is asked once more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from dataclasses import replace
 
 from billing_tasks.errors import BillingError, InvalidRequest, Unavailable
@@ -21,6 +22,9 @@ from billing_tasks.pricing import Price, PriceBook, PriceList, remember, remembe
 from billing_tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+#: What the ledger has learned of answers is read so often.
+LEARNED_EVERY_SECONDS = 60.0
 
 
 class PriceKeeper:
@@ -43,6 +47,8 @@ class PriceKeeper:
         self._server = ""
         self._stored: set[int] = set()  # in this run of PostgreSQL
         self._used: set[int] = set()  # that had to be
+        self.learned: dict[str, int] = {}  # completion tokens of a request that names no maximum, by model
+        self._learn_next = 0.0
 
     @property
     def known(self) -> bool:
@@ -77,6 +83,9 @@ class PriceKeeper:
                 log.info("Prices were changed; new requests are priced by list %s.", self.book.prices.version)
             await self._write_copy(self._runtime.commands)
             self._last_change = found.last_change
+        if self._runtime.settings.learn_estimates and time.monotonic() >= self._learn_next:
+            self.learned = await InLedger(Ledger.learned)
+            self._learn_next = time.monotonic() + LEARNED_EVERY_SECONDS
 
     async def _write_copy(self, commands: Commands) -> None:
         """For gateways that start while PostgreSQL is away."""

@@ -275,6 +275,16 @@ class PriceListRecord(Base):
     stored_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
 
+class EstimateRecord(Base):
+    __tablename__ = "estimates"
+
+    model_name: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+    completion_tokens: Mapped[int]
+    median_tokens: Mapped[int]
+    learned_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
 class DeadLetterRecord(Base):
     __tablename__ = "dead_letters"
     __table_args__ = (

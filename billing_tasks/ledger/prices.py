@@ -14,7 +14,7 @@ from billing_tasks.ledger.models import PriceChangeRecord, PriceListRecord
 from billing_tasks.ledger.part import Part
 from billing_tasks.ledger.rows import PriceChange
 from billing_tasks.model.posting import ServerRun
-from billing_tasks.pricing.price_list import Change, PriceList
+from billing_tasks.pricing import Change, PriceList
 
 _LOOK: Final[sa.Select[*tuple[Any, ...]]] = sa.select(
     sa.func.coalesce(sa.select(sa.func.max(PriceChangeRecord.id)).scalar_subquery(), 0).label("last"),

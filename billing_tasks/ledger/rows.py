@@ -105,11 +105,19 @@ class UsageRow:
     completion_tokens: int
     charged: int
     refunded: int  # counted when it was asked for, whenever the charge was
+    corrected: int  # charged later, or given back, because prices were wrong; signed, by the time of use
+    cost: int  # what channels charge for it, as far as that is known
+    costed: int  # requests whose cost is known
 
     @property
     def net(self) -> int:
-        """Charged and not refunded, in quota."""
-        return self.charged - self.refunded
+        """Charged, corrected and not refunded, in quota."""
+        return self.charged + self.corrected - self.refunded
+
+    @property
+    def margin(self) -> int | None:
+        """What is left of it after what channels charge, in quota; None: of some requests that is not known."""
+        return self.net - self.cost if self.costed == self.requests else None
 
 
 @dataclass(frozen=True, slots=True)

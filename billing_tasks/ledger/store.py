@@ -20,6 +20,7 @@ from billing_tasks.ledger.database import Database
 from billing_tasks.ledger.dead_letter_attempts import Attempts
 from billing_tasks.ledger.dead_letters import DeadLetters
 from billing_tasks.ledger.erasure import Erasure
+from billing_tasks.ledger.estimates import Estimates
 from billing_tasks.ledger.invariants import Invariants
 from billing_tasks.ledger.outboxes import Outboxes
 from billing_tasks.ledger.partitions import Partitions
@@ -39,6 +40,7 @@ class Ledger(
     TopUps,
     Prices,
     Corrections,
+    Estimates,
     Erasure,
     DeadLetters,
     Attempts,

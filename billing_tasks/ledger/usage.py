@@ -32,6 +32,7 @@ _KEYS: Final[dict[str, Any]] = {
 }
 _CONSUME: Final = Entry.kind == "consume"
 _REFUND: Final = Entry.kind == "refund"
+_CORRECTION: Final = Entry.kind == "correction"
 
 
 class Usage(Part):
@@ -57,8 +58,11 @@ class Usage(Part):
                 sa.func.coalesce(sa.func.sum(Entry.completion_tokens).filter(_CONSUME), 0),
                 charged,
                 sa.func.coalesce(sa.func.sum(Entry.quota).filter(_REFUND), 0),
+                sa.func.coalesce(sa.func.sum(Entry.used_quota).filter(_CORRECTION), 0),
+                sa.func.coalesce(sa.func.sum(Entry.cost).filter(_CONSUME), 0),
+                sa.func.count(Entry.cost).filter(_CONSUME),
             )
-            .where(Entry.kind.in_(["consume", "refund"]))
+            .where(Entry.kind.in_(["consume", "refund", "correction"]))
             .group_by(key)
             .order_by(key if by == "day" else charged.desc(), key)
             .limit(limit)

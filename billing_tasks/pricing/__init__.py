@@ -12,16 +12,18 @@ to a server.
     Sheet, Factors ─► MeterPrice       ─┴─► Bill ─► quota
 """
 
+from billing_tasks.errors import UnknownModel
 from billing_tasks.pricing.bill import Bill, Factor, Line
 from billing_tasks.pricing.book import PriceBook
-from billing_tasks.pricing.catalogue import Catalogue, Listed, UnknownModel
+from billing_tasks.pricing.catalogue import Catalogue, Listed
+from billing_tasks.pricing.changes import Change, check_change
 from billing_tasks.pricing.exact import MAX_QUOTA, MAX_TOKENS, check_name, parse_ratio
 from billing_tasks.pricing.groups import group_ratio
 from billing_tasks.pricing.media import image_quota, speech_quota, transcription_quota
 from billing_tasks.pricing.meter_price import MeterPrice
 from billing_tasks.pricing.meters import Meter, meter, meters
 from billing_tasks.pricing.price import Price, unpacked
-from billing_tasks.pricing.price_list import Change, PriceList, as_served, check_change, remember, remembered
+from billing_tasks.pricing.price_list import PriceList
 from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
 from billing_tasks.pricing.ratios import Ratios, load_defaults
 from billing_tasks.pricing.readers import STYLES, read_usage
@@ -30,6 +32,7 @@ from billing_tasks.pricing.responses import PROVIDERS, Stream, from_response
 from billing_tasks.pricing.sheet import Sheet
 from billing_tasks.pricing.tables import RatioTables, load_overrides
 from billing_tasks.pricing.usage import Usage
+from billing_tasks.pricing.used_lists import as_served, remember, remembered
 
 __all__ = [
     "MAX_QUOTA",

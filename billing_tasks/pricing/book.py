@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from billing_tasks.errors import BadRatios, InvalidRequest
+from billing_tasks.pricing.changes import Change
 from billing_tasks.pricing.exact import parse_ratio
 from billing_tasks.pricing.price import Price
-from billing_tasks.pricing.price_list import CatalogueName, Change, PriceList
+from billing_tasks.pricing.price_list import CatalogueName, PriceList
 from billing_tasks.pricing.ratios import Unpriced
 from billing_tasks.pricing.tables import RatioTables, check_tables, load_overrides
 

@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from billing_tasks.errors import InvalidRequest
+from billing_tasks.errors import UnknownModel
 from billing_tasks.pricing.exact import check_name, show
 from billing_tasks.pricing.sheet import Sheet
 
@@ -55,10 +55,6 @@ class Listed:
     context_window: int | None  # tokens that a prompt may have; None: not known
     deprecated: bool
     by: tuple[str, ...] = ()  # what was taken off the name
-
-
-class UnknownModel(InvalidRequest):
-    """No price list has a model of this name."""
 
 
 class Catalogue:

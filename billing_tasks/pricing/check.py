@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from billing_tasks.errors import InvalidRequest
-from billing_tasks.pricing.catalogue import UnknownModel
+from billing_tasks.errors import InvalidRequest, UnknownModel
 from billing_tasks.pricing.meters import meter
 from billing_tasks.pricing.price_list import PriceList
 from billing_tasks.pricing.sheet import Sheet

@@ -61,9 +61,10 @@ class Price:
     source: str = field(default="", compare=False)  # which list or file has it, for people
     user_group: str = ""  # of the user, where that is another one
     of_user_group: bool = False  # the group's ratio is one for users of that group
-    channel_type: int | None = None
-    channel_id: int | None = None
-    token_id: int | None = None
+    channel_type: int | None = None  # that it was asked for
+    channel_id: int | None = None  # likewise, if a factor or a cost goes by channels
+    token_id: int | None = None  # likewise by tokens
+    context_window: int | None = field(default=None, compare=False)  # tokens that an answer can't exceed; None: unknown
     cost: MeterPrice | None = field(default=None, compare=False)  # what the channel charges for it
 
     # The ratios over one common denominator: a quota then takes two integer multiplications and one division, where
@@ -72,9 +73,7 @@ class Price:
     _per_completion_token: int = field(init=False, repr=False, compare=False)
     _divisor: int = field(init=False, repr=False, compare=False)
     _by_meter: MeterPrice = field(init=False, repr=False, compare=False)
-    packed: str = field(
-        init=False, repr=False, compare=False
-    )  # what was asked of which list, for its hold; '': of none
+    packed: str = field(init=False, repr=False, compare=False)  # for its hold: what was asked of which list
 
     def __post_init__(self) -> None:
         check_name(self.model, field="model")
@@ -208,7 +207,7 @@ class Price:
     ) -> int:
         """Quota to set aside before the request: ceil((prompt + (max_tokens or 500) * completion_ratio) * ratio).
 
-        Never less than what a completion of `max_tokens` will cost, so a request
+        Never less than what a completion of `max_tokens`, or of the model's context window, will cost, so a request
         that keeps to its maximum never settles above its hold. At least 1 unless
         free. Of a sheet: at its dearest reachable prices (a written cache, the longer prompt's tier, another hour).
         `also`: what else the request may use at most, by meter: {"output_images": 2, "web_searches": 1}. `facts`: see
@@ -219,6 +218,8 @@ class Price:
         if type(max_tokens) is not int or not 0 <= max_tokens <= MAX_TOKENS:
             refuse_count(max_tokens, field="max_tokens")
         max_tokens = max_tokens or EXPECTED_COMPLETION_TOKENS
+        if self.context_window is not None:
+            max_tokens = min(max_tokens, self.context_window)
         if self.sheet is None and not also:
             return self.quota(prompt_tokens, max_tokens)
         if type(prompt_tokens) is not int or not 0 <= prompt_tokens <= MAX_TOKENS:
@@ -238,7 +239,7 @@ class Price:
         return check_quota(math.floor((EXPECTED_COMPLETION_TOKENS + prompt_tokens + max_tokens) * self.ratio))
 
     def cost_of(self, usage: Usage, facts: Mapping[str, Any] = _NOTHING) -> int | None:
-        """What the channel charges for it, in quota; None: nobody said, or its sheet has no price for all of it."""
+        """What the channel charges for it, in quota; None: that is not known, or not of all of it."""
         if self.cost is None:
             return None
         try:

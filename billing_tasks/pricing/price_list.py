@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Literal, Self
 
-from billing_tasks.errors import InvalidRequest
+from billing_tasks.errors import InvalidRequest, UnknownModel
 from billing_tasks.pricing.bill import Factor
-from billing_tasks.pricing.catalogue import Catalogue, UnknownModel
+from billing_tasks.pricing.catalogue import Catalogue
+from billing_tasks.pricing.changes import Change, tables_of
 from billing_tasks.pricing.exact import check_name, parse_ratio, show
 from billing_tasks.pricing.families import family_completion_ratio, has_family
 from billing_tasks.pricing.meter_price import MeterPrice
@@ -28,6 +28,7 @@ from billing_tasks.pricing.price import Price, ratios_of
 from billing_tasks.pricing.ratios import MAX_CACHED_PRICES, Ratios, Unpriced, look_up
 from billing_tasks.pricing.sheet import Sheet
 from billing_tasks.pricing.tables import BadEntry, RatioTables, default_tables, of_data
+from billing_tasks.pricing.used_lists import remember, remembered
 
 logger = logging.getLogger(__name__)
 
@@ -35,48 +36,6 @@ CatalogueName = Literal["list", "one-api"]
 #: 2 to the power of this is above any version: a double keeps them exactly, and PostgreSQL's bigint.
 VERSION_BITS = 52
 _PARTS = ("catalogue", "settings", "file", "changes", "at_run_time")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of prices that an operator made in PostgreSQL. It never changes; a later one takes its place."""
-
-    kind: str  # one of KINDS
-    name: str
-    body: Any  # as the file has it; None: taken back
-    from_ms: int = 0  # since 1970: from when on it counts
-    at_once: bool = True  # from_ms was not in the future when it was made, whatever the clock here says
-
-
-#: kind of a change -> the file's table
-_TABLE_OF = {"model": "prices", "group": "group", "group_for": "group_for", "alias": "alias",
-             "factor": "factor", "cost": "cost"}  # fmt: skip
-KINDS = tuple(_TABLE_OF)
-
-
-def check_change(kind: str, name: str, body: Any) -> None:
-    """Raise InvalidRequest unless a change may say this."""
-    if kind not in _TABLE_OF:
-        raise InvalidRequest(f"kind must be one of {', '.join(KINDS)}, got {show(kind)}.")
-    check_name(name, field="name")
-    if body is not None:
-        try:
-            _tables_of([Change(kind, name, body, 0)])
-        except BadEntry as bad:
-            raise InvalidRequest(f"{kind} {name!r} can't be used: {bad.reason}.") from None
-
-
-def _tables_of(changes: Sequence[Change]) -> RatioTables:
-    latest = {(change.kind, change.name): change.body for change in changes}
-    document: dict[str, Any] = {}
-    for (kind, name), body in sorted(latest.items(), key=lambda item: item[0]):  # of costs the first by name counts
-        if body is None:
-            continue
-        if kind in ("factor", "cost"):
-            document.setdefault(kind, []).append({**body, "name": name} if kind == "factor" else body)
-        else:
-            document.setdefault(_TABLE_OF[kind], {})[name] = body
-    return of_data(document)
 
 
 class PriceList:
@@ -101,7 +60,7 @@ class PriceList:
         self.unpriced = unpriced or Unpriced()
         self._told = told
         self._prices: dict[Any, Price] = {}
-        self.own = self.file.overlaid_with(_tables_of(self.changes)).overlaid_with(self.at_run_time)
+        self.own = self.file.overlaid_with(tables_of(self.changes)).overlaid_with(self.at_run_time)
         rules = [*(rule.scope for rule in self.own.factors), *(rule.scope for rule in self.own.costs)]
         self._by_channel = any(scope.channels is not None for scope in rules)
         self._by_token = any(scope.tokens is not None for scope in rules)
@@ -248,6 +207,7 @@ class PriceList:
             channel_type=channel_type,
             channel_id=channel_id,
             token_id=token_id,
+            context_window=self._window(name),
         )
         cost = self._cost(scope, price)
         return price if cost is None else replace(price, cost=cost)
@@ -305,6 +265,14 @@ class PriceList:
         except UnknownModel:
             return None
 
+    def _window(self, name: str) -> int | None:
+        if self.catalogue != "list":
+            return None  # the reference has none
+        try:
+            return self.listed.find(name).context_window
+        except UnknownModel:
+            return None
+
     def _at_the_price_of_unknown(
         self, name: str, completion_ratio: Fraction | None, asked: str
     ) -> tuple[Fraction, Fraction]:
@@ -324,54 +292,7 @@ class PriceList:
     def _unknown(self, name: str, asked: str) -> UnknownModel:
         near = self.listed.nearest(name, more=[*self.own.prices, *self.own.model, *self.own.alias])
         what = f"{show(asked)} (an alias of {show(name)})" if asked != name else show(asked)
-        return UnknownModel(
-            f"There is no price of {what}{near}. Set one (`billing-tasks prices set`, or [prices] of the ratios file),"
-            " or BILLING_UNKNOWN_MODEL to a ratio for all such models."
-        )
-
-
-#: Lists that requests of this process were priced by, the latest last: what was served instead of what was asked for
-#: is priced by the same list.
-_used: dict[int, PriceList] = {}
-_MOST_USED = 16
-_used_lock = threading.Lock()
-
-
-def remember(prices: PriceList) -> None:
-    """Keep it at hand for the requests that it has priced."""
-    with _used_lock:
-        _used.pop(prices.version, None)
-        _used[prices.version] = prices
-        while len(_used) > _MOST_USED:
-            del _used[next(iter(_used))]
-
-
-def remembered(version: int) -> PriceList | None:
-    """A list that `remember` was told of, if it is still at hand."""
-    return _used.get(version)
-
-
-def as_served(price: Price, served: Mapping[str, Any]) -> Price:
-    """The price of what was served: another `model`, `group`, `channel_id` or `channel_type`, by the same list.
-
-    Raises InvalidRequest if the list is not at hand, and UnknownModel if it has no price of that model.
-    """
-    prices = None if price.version is None else remembered(price.version)
-    if prices is None:
-        raise InvalidRequest(
-            f"{show(price.model)} was priced by a list that this process does not have; find the reservation by"
-            " Bookkeeper.find_reservation."
-        )
-    asked = {
-        "model": price.model,
-        "group": price.group,
-        "user_group": price.user_group,
-        "facts": price.facts,
-        "channel_type": price.channel_type,
-        "channel_id": price.channel_id,
-        "token_id": price.token_id,
-    }
-    return prices.price(**{**asked, **served})
+        return UnknownModel(f"There is no price of {what}{near}.")
 
 
 def _with(listed: Sheet, model_ratio: Fraction | None, completion_ratio: Fraction | None) -> Sheet:

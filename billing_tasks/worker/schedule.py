@@ -10,7 +10,7 @@ from billing_tasks.settings import Settings
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Everything here is safe to run twice or late: it looks at what is there and repairs."""
-    return {
+    schedule: dict[str, dict[str, Any]] = {
         "expire-holds": {"task": names.EXPIRE_HOLDS, "schedule": settings.expire_every_seconds},
         "ring-stale": {"task": names.RING_STALE, "schedule": settings.ring_every_seconds},
         "retry-due": {"task": names.RETRY_FAILED, "schedule": 15.0, "kwargs": {"due_only": True}},
@@ -19,3 +19,6 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "reconcile-sums": {"task": names.RECONCILE, "schedule": 3600.0},
         "maintain-partitions": {"task": names.MAINTAIN_PARTITIONS, "schedule": 6 * 3600.0},
     }
+    if settings.learn_estimates:
+        schedule["learn-estimates"] = {"task": names.LEARN_ESTIMATES, "schedule": 600.0}
+    return schedule

@@ -263,3 +263,9 @@ def reconcile_all(repair: bool = True, sums: bool = True, **_: Any) -> dict[str,
 def maintain_partitions(**_: Any) -> dict[str, object]:
     """Make the months ahead. From beat; `migrate` does the same without a task."""
     return {"created": Admin(runtime()).maintain_partitions()}
+
+
+@task(names.LEARN_ESTIMATES, max_retries=0)
+def learn_estimates(**_: Any) -> dict[str, object]:
+    """Learn the length of answers from the ledger. From beat, if it is switched on; the next run is the retry."""
+    return {"models": Admin(runtime()).prices.learn_estimates()}

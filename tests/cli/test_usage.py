@@ -95,7 +95,19 @@ def test_the_command_line_shows_it_in_three_ways(  # type: ignore[no-untyped-def
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 80
     rows = list(csv.reader(io.StringIO(run("usage", "--csv").output)))
-    assert rows[0] == ["model", "requests", "prompt_tokens", "completion_tokens", "charged", "refunded", "net"]
+    assert rows[0] == [
+        "model",
+        "requests",
+        "prompt_tokens",
+        "completion_tokens",
+        "charged",
+        "refunded",
+        "net",
+        "corrected",
+        "cost",
+        "costed",
+        "margin",
+    ]
     assert rows[1] == ["claude", "1", "10", "5", "1000", "400", "600"]
     assert rows[3][0].startswith("'=cmd")
     told = json.loads(run("usage", "--by", "day", "--before", "2026-11-04", "--json").output)

@@ -54,6 +54,13 @@ def prose(page: Path) -> str:
 Run = Callable[..., str]
 
 
+@pytest.fixture(autouse=True)
+def _as_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader has list prices; other tests have amounts that no list changes."""
+    monkeypatch.delenv("BILLING_CATALOGUE", raising=False)
+    monkeypatch.delenv("BILLING_UNKNOWN_MODEL", raising=False)
+
+
 @pytest.fixture
 def run_python(billing: Billing) -> Run:
     """Runs a Python program as a reader would, with the servers in its environment; returns what it printed."""

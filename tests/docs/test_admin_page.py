@@ -29,6 +29,6 @@ def test_the_python_of_the_page_prints_what_the_page_says(billing: Billing, run_
 
 def test_every_method_is_on_the_page(billing: Billing) -> None:
     admin, page = Admin(billing.runtime), PAGE.read_text(encoding="utf-8")
-    for part in (admin, admin.accounts, admin.entries, admin.dead_letters, admin.incidents, admin.audit):
+    for part in (admin, admin.accounts, admin.entries, admin.dead_letters, admin.incidents, admin.audit, admin.prices):
         names = {name for name in vars(type(part)) if not name.startswith("_")} - {"close", "from_settings"}
         assert {name for name in names if name not in page and not name.endswith("_many")} == set()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from billing_tasks.errors import InvalidRequest
-from billing_tasks.pricing.catalogue import RULES, Catalogue, UnknownModel
+from billing_tasks.errors import InvalidRequest, UnknownModel
+from billing_tasks.pricing.catalogue import RULES, Catalogue
 from billing_tasks.pricing.sheet import Sheet
 from tests.prices.vectors import cases
 

@@ -223,9 +223,7 @@ def test_names_lead_to_models_by_written_rules_or_by_an_alias(name: str, like: s
 
 
 def test_an_unknown_model_is_refused_or_has_the_price_of_unknown_ones(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(
-        UnknownModel, match=r"no price of 'gtp-5'; the nearest names are .*gpt-5.*BILLING_UNKNOWN_MODEL"
-    ):
+    with pytest.raises(UnknownModel, match=r"no price of 'gtp-5'; the nearest names are .*gpt-5"):
         listed().price(model="gtp-5")
     assert listed(unknown=Fraction(30)).price(model="gtp-5").model_ratio == 30
     assert "No ratio for model 'gtp-5': priced at 30" in caplog.text

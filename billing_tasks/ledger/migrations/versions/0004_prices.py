@@ -12,4 +12,4 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), __file__, "price_changes", "price_lists", "corrections", "broken_invariants")
+    run_sql(op.get_bind(), __file__, "price_changes", "price_lists", "corrections", "broken_invariants", "estimates")
