@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,12 +20,18 @@ import psycopg
 
 from billing_tasks.lab.servers import embedded_servers
 from billing_tasks.ledger.migrations import upgrade
-from billing_tasks.model import events
+from billing_tasks.model import events, priced
 from billing_tasks.model.consume_log import ConsumeLog
 from billing_tasks.model.ids import new_request_id, now_ms
+from billing_tasks.pricing import PriceList, Usage
 
 SCHEMA = Path(__file__).parents[1] / "tests/releases/0.1.0/sql/schema.sql"
 USERS = 5000
+#: What Anthropic's API reports of a request that wrote and read its cache, thought, and searched the web.
+SIX_METERS = {
+    "input_tokens": 21_000, "output_tokens": 800, "cache_read_tokens": 18_000, "cache_write_tokens": 2_000,
+    "cache_write_1h_tokens": 500, "output_reasoning_tokens": 600, "web_searches": 2,
+}  # fmt: skip
 PAIRS = {1: 150, 10: 100, 34: 80, 100: 60, 1000: 30}
 EPOCH = 10**15
 ACCOUNTS = (
@@ -33,6 +39,7 @@ ACCOUNTS = (
     "insert into billing.tokens (id, user_id, remain_quota) select id, id, 1000000000 from billing.users",
     "vacuum analyze",
 )
+PRICES = PriceList()
 Post = Callable[[list[events.Event]], float]
 
 
@@ -50,10 +57,20 @@ def main() -> None:
             for size, pairs in PAIRS.items():
                 _compare(size, pairs, _as_0_1_0(old), _as_now(new))
             for name, connection in (("0.1.0", old), ("now", new)):
-                width = connection.execute(
-                    "select round(avg(pg_column_size(e))) from billing.ledger_entries e where kind = 'consume'"
-                ).fetchone()
-                print(f"bytes of a row, {name}: {width[0] if width else '?'}")
+                print(f"bytes of a row, {name}: {_width(connection)}")
+            post = _as_now(new)
+            new.execute("set session_replication_role = replica")  # the ledger's own trigger refuses this, and rightly
+            new.execute("truncate billing.ledger_entries")
+            new.execute("reset session_replication_role")
+            post(_batch(500, 10**6, SIX_METERS))
+            print(f"bytes of a row with six meters: {_width(new)}")
+
+
+def _width(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(
+        "select round(avg(pg_column_size(e))) from billing.ledger_entries e where kind = 'consume'"
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _database(url: str, name: str) -> str:
@@ -74,14 +91,21 @@ def _compare(size: int, pairs: int, old: Post, new: Post) -> None:
     print(f"{size:6} {pairs:7} {then:10.2f} {now:8.2f}   {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
-def _batch(size: int, number: int) -> list[events.Event]:
+def _batch(size: int, number: int, meters: Mapping[str, int] | None = None) -> list[events.Event]:
+    """Requests priced by a list, as a gateway files them."""
     made = []
+    price = PRICES.price(model="gpt-4o" if meters is None else "claude-sonnet-4-5")
     for place in range(size):
         user = (number * 7919 + place * 31) % USERS + 1
+        request_id = new_request_id()
+        fields = (
+            priced.of_text(price, 374, 44)
+            if meters is None
+            else priced.of_usage(price, Usage.of(meters), {}, request_id)
+        )
         log = ConsumeLog(
-            request_id=new_request_id(), user_id=user, token_id=user, channel_id=1 + place % 5, quota=1375,
-            model_name="gpt-4o", prompt_tokens=374, completion_tokens=44, elapsed_ms=1200, is_stream=True,
-            model_ratio="5/2", completion_ratio="4", group_ratio="1",
+            request_id=request_id, user_id=user, token_id=user, channel_id=1 + place % 5, elapsed_ms=1200,
+            is_stream=True, **(fields or {}),
         )  # fmt: skip
         event = events.of_log(log)
         event.held_quota, event.used_at_ms = 2000, now_ms()

@@ -14,7 +14,7 @@ _COLUMNS = ("input_tokens", "output_tokens")
 
 def of_text(price: Price, prompt_tokens: int, completion_tokens: int) -> dict[str, Any] | None:
     """Fields of a request of text alone; None: `of_usage` has to say more."""
-    if price.sheet is not None and (price.sheet.tiers or price.sheet.variants or price.cost):
+    if not price.is_plain(prompt_tokens) or price.cost is not None:
         return None
     return {
         "quota": price.quota(prompt_tokens, completion_tokens),

@@ -19,6 +19,8 @@ from billing_tasks.pricing.usage import Usage
 #: Parts of the prompt, and of the completion, that a request may turn out to be and that may cost more.
 _WRITTEN = ("cache_write_tokens", "cache_write_5m_tokens")
 _THOUGHT = ("output_reasoning_tokens",)
+DEAREST_OF_PROMPT = ("input_tokens", *_WRITTEN)
+DEAREST_OF_COMPLETION = ("output_tokens", *_THOUGHT)
 #: A gateway that counts so much less than the upstream is still in the right tier: one tenth.
 _NEAR = 10
 #: The upstream may begin so much later than the reservation, in another window of hours.
@@ -37,6 +39,11 @@ def worst_case(
     )
 
 
+def longer_by_error(prompt_tokens: int) -> int:
+    """As long as the upstream may find it to be."""
+    return prompt_tokens + prompt_tokens // _NEAR
+
+
 def _moments(sheet: Sheet, facts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield facts
     at = facts.get("at")
@@ -49,7 +56,7 @@ def _prompts(sheet: Sheet, prompt_tokens: int) -> Iterator[int]:
     yield prompt_tokens
     tiers = (*sheet.tiers, *(tier for variant in sheet.variants for tier in variant.tiers))
     for limit in {tier.tokens for tier in tiers}:
-        if prompt_tokens <= limit < prompt_tokens + prompt_tokens // _NEAR:
+        if prompt_tokens <= limit < longer_by_error(prompt_tokens):
             yield limit + 1
 
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlencode
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.pricing.bill import ONE_REQUEST, Bill, Factor
-from billing_tasks.pricing.estimate import worst_case
+from billing_tasks.pricing.bill import ONE_REQUEST, QUOTA_PER_USD, Bill, Factor, usd_of_one
+from billing_tasks.pricing.estimate import DEAREST_OF_COMPLETION, DEAREST_OF_PROMPT, longer_by_error, worst_case
 from billing_tasks.pricing.exact import (
     MAX_QUOTA,
     MAX_TOKENS,
@@ -32,7 +32,7 @@ from billing_tasks.pricing.exact import (
 from billing_tasks.pricing.meter_price import MeterPrice
 from billing_tasks.pricing.meters import meters
 from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
-from billing_tasks.pricing.sheet import Choice, Sheet
+from billing_tasks.pricing.sheet import Choice, Prices, Sheet
 from billing_tasks.pricing.usage import Usage
 
 #: Completion tokens expected of a request that names no maximum; the reference sets aside as many.
@@ -67,10 +67,14 @@ class Price:
     context_window: int | None = field(default=None, compare=False)  # tokens that an answer can't exceed; None: unknown
     cost: MeterPrice | None = field(default=None, compare=False)  # what the channel charges for it
 
-    # The ratios over one common denominator: a quota then takes two integer multiplications and one division, where
-    # Fraction arithmetic takes 20 times as long. None: the sheet has more than two prices of text.
-    _per_prompt_token: int | None = field(init=False, repr=False, compare=False)
+    # The prices of text over one common denominator: a quota then takes two integer multiplications and one division,
+    # where Fraction arithmetic takes 20 times as long. They are those of prompts up to so many tokens; -1: of none,
+    # because the sheet has to look at more than the tokens of a request.
+    _plain_up_to: int = field(init=False, repr=False, compare=False)
+    _per_prompt_token: int = field(init=False, repr=False, compare=False)
     _per_completion_token: int = field(init=False, repr=False, compare=False)
+    _most_per_prompt_token: int = field(init=False, repr=False, compare=False)  # written to the cache, where that costs
+    _most_per_completion_token: int = field(init=False, repr=False, compare=False)  # reasoning, likewise
     _divisor: int = field(init=False, repr=False, compare=False)
     _by_meter: MeterPrice = field(init=False, repr=False, compare=False)
     packed: str = field(init=False, repr=False, compare=False)  # for its hold: what was asked of which list
@@ -82,11 +86,21 @@ class Price:
             _check_exact(getattr(self, name), field=name)
         sheet = self.sheet or _sheet_of(self.model_ratio, self.completion_ratio)
         object.__setattr__(self, "_by_meter", MeterPrice(sheet, self.all_factors))
-        per_prompt, per_completion = self._of_text()
-        divisor = math.lcm(per_prompt.denominator, per_completion.denominator)
-        text_alone = self.sheet is None or _is_of_text_alone(sheet)
-        object.__setattr__(self, "_per_prompt_token", int(per_prompt * divisor) if text_alone else None)
-        object.__setattr__(self, "_per_completion_token", int(per_completion * divisor))
+        up_to, prices = (MAX_TOKENS, sheet.prices) if self.sheet is None else _plain(sheet, self.facts)
+        object.__setattr__(self, "_plain_up_to", up_to)
+        names = ("_per_prompt_token", "_per_completion_token", "_most_per_prompt_token", "_most_per_completion_token")
+        whole = (("input_tokens",), ("output_tokens",), DEAREST_OF_PROMPT, DEAREST_OF_COMPLETION)
+        per_token = [
+            max(
+                (usd_of_one(name, sheet, prices, self.all_factors) for name in some if name in prices),
+                default=Fraction(),
+            )
+            * QUOTA_PER_USD
+            for some in whole
+        ]
+        divisor = math.lcm(*(one.denominator for one in per_token))
+        for name, one in zip(names, per_token, strict=True):
+            object.__setattr__(self, name, int(one * divisor))
         object.__setattr__(self, "_divisor", divisor)
         object.__setattr__(self, "packed", "" if self.version is None else self._question())
 
@@ -103,15 +117,6 @@ class Price:
         facts = {f"facts.{name}": value for name, value in self.facts.items()}
         said = {name: value for name, value in {**asked, **facts}.items() if value not in (None, "")}
         return urlencode(said, quote_via=quote, safe="")
-
-    def _of_text(self) -> tuple[Fraction, Fraction]:
-        """Quota per prompt and per completion token, factors included."""
-        per_prompt = self.model_ratio * math.prod(self._factors_on("input_tokens"), start=self.group_ratio)
-        after = self.model_ratio * self.completion_ratio
-        return per_prompt, after * math.prod(self._factors_on("output_tokens"), start=self.group_ratio)
-
-    def _factors_on(self, meter: str) -> list[Fraction]:
-        return [factor.by for factor in self.factors if factor.is_for(meter)]
 
     @property
     def all_factors(self) -> tuple[Factor, ...]:
@@ -151,16 +156,20 @@ class Price:
             refuse_count(prompt_tokens, field="prompt_tokens")
         if type(completion_tokens) is not int or not 0 <= completion_tokens <= MAX_TOKENS:
             refuse_count(completion_tokens, field="completion_tokens")
-        if self._per_prompt_token is None:
+        if facts or prompt_tokens > self._plain_up_to:
             usage = Usage.of({"input_tokens": prompt_tokens, "output_tokens": completion_tokens})
             return self.quota_of(usage, facts)
         cost = prompt_tokens * self._per_prompt_token + completion_tokens * self._per_completion_token
         quota = -(-cost // self._divisor)
         if quota > MAX_QUOTA:
             check_quota(quota)
-        if quota == 0 and self._per_prompt_token and (prompt_tokens or completion_tokens):
+        if quota == 0 and self.sheet is None and self._per_prompt_token and (prompt_tokens or completion_tokens):
             return 1
         return quota
+
+    def is_plain(self, prompt_tokens: int) -> bool:
+        """Whether so long a prompt, and no other facts, leave nothing to choose among the prices of its text."""
+        return prompt_tokens <= self._plain_up_to
 
     def quota_of(self, usage: Usage, facts: Mapping[str, Any] = _NOTHING) -> int:
         """What the usage costs, in quota, rounded up once: 0 if nothing was used or all of it is free, else at least 1.
@@ -224,6 +233,9 @@ class Price:
             return self.quota(prompt_tokens, max_tokens)
         if type(prompt_tokens) is not int or not 0 <= prompt_tokens <= MAX_TOKENS:
             refuse_count(prompt_tokens, field="prompt_tokens")
+        if not also and not facts and longer_by_error(prompt_tokens) <= self._plain_up_to:
+            cost = prompt_tokens * self._most_per_prompt_token + max_tokens * self._most_per_completion_token
+            return check_quota(-(-cost // self._divisor))
         return worst_case(self._by_meter, self._known(facts), prompt_tokens, max_tokens, also)
 
     def estimate_like_reference(self, prompt_tokens: int, max_tokens: int | None = None) -> int:
@@ -310,10 +322,15 @@ def _sheet_of(model_ratio: Fraction, completion_ratio: Fraction) -> Sheet:
     return sheet_of_ratios(model_ratio=model_ratio, completion_ratio=completion_ratio)
 
 
-def _is_of_text_alone(sheet: Sheet) -> bool:
-    """Whether two multiplications make the quota of text: nothing chooses, rounds, or costs by the request."""
-    priced = sheet.prices.get("input_tokens") and "output_tokens" in sheet.prices and ONE_REQUEST not in sheet.prices
-    return bool(priced and not (sheet.tiers or sheet.variants or sheet.least or sheet.step or sheet.minimum_quota))
+def _plain(sheet: Sheet, facts: Mapping[str, Any]) -> tuple[int, Prices]:
+    """Up to how many prompt tokens these prices alone make the quota of text; -1: for none."""
+    choosy = sheet.goes_by_time or sheet.least or sheet.step or sheet.minimum_quota or ONE_REQUEST in sheet.prices
+    if choosy or not {"input_tokens", "output_tokens"} <= sheet.prices.keys():
+        return -1, {}
+    choice = sheet.choice(facts, 0)
+    tiers = [*sheet.tiers, *(tier for number, _ in choice[1] for tier in sheet.variants[number].tiers)]
+    limits = [tier.tokens - 1 if tier.inclusive else tier.tokens for tier in tiers]
+    return min(limits, default=MAX_TOKENS), sheet.prices_of(choice)
 
 
 def _check_exact(ratio: object, *, field: str) -> None:

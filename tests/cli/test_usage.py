@@ -108,7 +108,7 @@ def test_the_command_line_shows_it_in_three_ways(  # type: ignore[no-untyped-def
         "costed",
         "margin",
     ]
-    assert rows[1] == ["claude", "1", "10", "5", "1000", "400", "600"]
+    assert rows[1] == ["claude", "1", "10", "5", "1000", "400", "600", "0", "0", "0", ""]
     assert rows[3][0].startswith("'=cmd")
     told = json.loads(run("usage", "--by", "day", "--before", "2026-11-04", "--json").output)
     assert told[0]["day"] == "2026-11-03"

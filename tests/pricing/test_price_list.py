@@ -13,6 +13,7 @@ import pytest
 from billing_tasks.errors import BadRatios, InvalidRequest
 from billing_tasks.pricing import Change, Price, PriceBook, PriceList, UnknownModel, Usage, check_change, unpacked
 from billing_tasks.pricing.check import doubts
+from billing_tasks.pricing.estimate import worst_case
 from billing_tasks.pricing.tables import parse_tables
 
 
@@ -279,3 +280,18 @@ def test_prices_that_are_probably_mistakes_are_found() -> None:
 def test_the_catalogue_itself_is_hardly_doubtful() -> None:
     assert list(doubts(listed())) == []
     assert len(list(doubts(listed(), everything=True))) < 120
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "deepseek-chat", "grok-4"])
+def test_the_short_way_to_an_estimate_and_a_quota_agrees_with_the_long_one(model: str) -> None:
+    price = listed(FACTORS).price(model=model, channel_id=7)
+    at = {"at": "2026-11-27T12:00:00Z"}
+    for prompt in (0, 1, 374, 99_999, 181_000, 199_999, 200_000, 200_001, 272_001, 5_000_000):
+        long_way = worst_case(price._by_meter, at, prompt, 512, {})
+        assert price.estimate(prompt, 512, facts=at) == long_way
+        assert price.goes_by_time or price.estimate(prompt, 512) == long_way
+        usage = Usage.of({"input_tokens": prompt, "output_tokens": 44})
+        assert price.goes_by_time or price.quota(prompt, 44) == price.quota_of(usage)
+        assert (
+            price.quota(prompt, 44, facts=at) == price.bill_of(usage, at).quota <= price.estimate(prompt, 44, facts=at)
+        )
