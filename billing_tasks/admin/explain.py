@@ -10,7 +10,7 @@ from typing import Any
 from billing_tasks.errors import ChargeNotFound, InvalidRequest
 from billing_tasks.ledger.rows import EntryRow
 from billing_tasks.model.priced import when_reserved
-from billing_tasks.pricing import Bill, Factor, Price, PriceList, Sheet, Usage, parse_ratio
+from billing_tasks.pricing import Bill, Factor, Price, PriceList, Sheet, Usage, parse_ratio, remember, remembered
 from billing_tasks.pricing.bill import QUOTA_PER_USD
 from billing_tasks.pricing.exact import text_of
 from billing_tasks.runtime import Runtime
@@ -117,14 +117,28 @@ def price_of_entry(charge: EntryRow, prices: PriceList | None) -> Price | None:
     return Price(charge.model_name, charge.group_name, *ratios, factors=factors, source="ratios")
 
 
-def _price_of(runtime: Runtime, charge: EntryRow) -> tuple[Price | None, str]:
-    prices = None
-    if charge.price_version is not None and "sheet" not in charge.price:
-        parts = runtime.ledger.price_list_parts(charge.price_version)
+def stored_list(runtime: Runtime, version: int) -> PriceList:
+    """A list that requests were priced by. Raises InvalidRequest if there is none of this version."""
+    found = remembered(version)
+    if found is None:
+        parts = runtime.ledger.price_list_parts(version)
         if not parts:
-            return None, f"Price list {charge.price_version} is not stored here."
-        prices = PriceList.of_parts(parts)
+            raise InvalidRequest(f"Price list {version} is not stored here.")
+        found = PriceList.of_parts(parts)
+        remember(found)
+    return found
+
+
+def list_of_entry(runtime: Runtime, charge: EntryRow) -> PriceList | None:
+    """The one that its entry names; None: it names none, or has its prices itself. Raises InvalidRequest."""
+    if charge.price_version is None or "sheet" in charge.price:
+        return None
+    return stored_list(runtime, charge.price_version)
+
+
+def _price_of(runtime: Runtime, charge: EntryRow) -> tuple[Price | None, str]:
     try:
+        prices = list_of_entry(runtime, charge)
         price = price_of_entry(charge, prices)
     except InvalidRequest as exc:
         return None, exc.message

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from billing_tasks.admin.explain import stored_list
 from billing_tasks.admin.reprice import Repriced, reprice
 from billing_tasks.errors import BadRatios, InvalidRequest
 from billing_tasks.ledger.estimates import EstimateRow
@@ -179,10 +180,7 @@ class Prices:
 
     def list_of(self, version: int) -> PriceList:
         """A stored list. Raises InvalidRequest if there is none of this version."""
-        parts = self._runtime.ledger.price_list_parts(version)
-        if not parts:
-            raise InvalidRequest(f"There is no price list {version}.")
-        return PriceList.of_parts(parts)
+        return stored_list(self._runtime, version)
 
     def diff(self, before: int, after: int | None = None) -> list[PriceDifference]:
         """What two stored lists price otherwise; `after` None: the one that counts now. Raises InvalidRequest."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from billing_tasks.admin.explain import price_of_entry, usage_of
+from billing_tasks.admin.explain import list_of_entry, price_of_entry, usage_of
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.flows.account_cache import clock_of, push_accounts
 from billing_tasks.flows.effects import InLedger
@@ -70,7 +70,6 @@ class Repricer:
         self._runtime = runtime
         self._prices = prices
         self._with_factors = with_factors
-        self._lists: dict[int, PriceList | None] = {}
 
     def charges(
         self,
@@ -129,7 +128,7 @@ class Repricer:
             return None, "its usage is not known"
         try:
             usage = usage_of(charge)
-            old = price_of_entry(charge, self._list_of(charge))
+            old = price_of_entry(charge, list_of_entry(self._runtime, charge))
             if old is None:
                 return None, "the gateway said an amount"
             facts = charge.price.get("facts", {})
@@ -154,18 +153,6 @@ class Repricer:
         if self._with_factors:
             return found
         return replace(found, group_ratio=old.group_ratio, factors=old.factors)
-
-    def _list_of(self, charge: EntryRow) -> PriceList | None:
-        version = charge.price_version
-        if version is None or "sheet" in charge.price:
-            return None
-        if version not in self._lists:
-            parts = self._runtime.ledger.price_list_parts(version)
-            self._lists[version] = PriceList.of_parts(parts) if parts else None
-        found = self._lists[version]
-        if found is None:
-            raise InvalidRequest(f"price list {version} is not stored here")
-        return found
 
 
 async def _corrected(shard: int, asked: Sequence[Correction], runtime: Runtime) -> Corrected:

@@ -21,7 +21,7 @@ TraceFile = Annotated[
 def replay(
     trace: TraceFile,
     users: traffic.Users = 50,
-    models: traffic.Models = traffic.DEFAULT_MIX,
+    models: traffic.Models = "",
     fail_rate: traffic.FailRate = 0.03,
     abandon_rate: traffic.AbandonRate = 0.01,
     hold_ttl: traffic.HoldTtl = 5,
@@ -30,6 +30,7 @@ def replay(
     speed: traffic.Speed = 0.0,
     seed: traffic.Seed = 1,
     settle_timeout: traffic.SettleTimeout = 120.0,
+    mix: traffic.Mix = False,
     export: traffic.Export = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +49,8 @@ def replay(
 
     options = Options(
         users=users,
-        models=parse_mix(models),
+        models=parse_mix(models) if models else (),
+        mix=mix,
         fail_rate=fail_rate,
         abandon_rate=abandon_rate,
         hold_ttl_seconds=hold_ttl,

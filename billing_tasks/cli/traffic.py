@@ -24,7 +24,17 @@ TRAFFIC = "Traffic"
 
 Users = Annotated[int, typer.Option(min=1, max=100_000, rich_help_panel=TRAFFIC, help="Users to make.")]
 Models = Annotated[
-    str, typer.Option(metavar="NAME=WEIGHT,...", rich_help_panel=TRAFFIC, help="Models and how often each is asked.")
+    str,
+    typer.Option(
+        metavar="NAME=WEIGHT,...",
+        rich_help_panel=TRAFFIC,
+        show_default="some of today's",
+        help="Models and how often each is asked.",
+    ),
+]
+Mix = Annotated[
+    bool,
+    typer.Option("--mix", rich_help_panel=TRAFFIC, help="Answers with caches, reasoning, searches, images and audio."),
 ]
 FailRate = Annotated[
     float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from billing_tasks.admin import Admin
 from billing_tasks.admin.reprice import Repriced
+from billing_tasks.ledger.corrections import Correction
+from billing_tasks.model.refund import RefundRequest
 from tests.conftest import CHANNEL, Billing, MakeBilling, Payer
 
 RIGHT = {"prices": {"input_tokens": "1", "output_tokens": "10"}}
@@ -156,3 +159,30 @@ def test_only_charges_of_the_time_the_model_and_the_user_are_priced_anew(billing
     assert set(repriced(billing, dry_run=True, user_id=one[0])) == {mine}
     assert repriced(billing, dry_run=True, models=["another"]) == {}
     assert repriced(billing, dry_run=True, since=datetime.now(UTC) + timedelta(hours=1)) == {}
+
+
+def test_refunds_and_corrections_of_one_charge_at_once_give_back_what_there_is_and_no_more(billing: Billing) -> None:
+    payer = billing.payer()
+    request_id = charged(billing, payer)  # 4,000; the right price is 1,500
+    set_right(billing)
+    ledger, shard = billing.runtime.ledger, billing.runtime.commands.keys.shard_of(payer[0])
+    version = Admin(billing.runtime).prices.current().version
+    outcomes: list[str] = []
+
+    def refund(number: int) -> None:
+        wanted = RefundRequest(payer[0], request_id, quota=500, refund_id=f"part {number}")
+        outcomes.append(str(ledger.post_refund(shard, wanted.event).outcomes[0]))
+
+    def correct(number: int) -> None:
+        asked = Correction(request_id, payer[0], 1500 + number, version + number, "ann", "at once")
+        outcomes.append(str(ledger.correct_charges(shard, [asked]).outcomes[0][0]))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: (refund if number % 2 else correct)(number), range(16)))
+    entries = Admin(billing.runtime).entries.of_request(request_id)
+    left = sum(entry.used_quota for entry in entries)
+    assert left >= 0
+    assert quota_of(billing, payer) == 1_000_000 - left
+    refunded = sum(entry.quota for entry in entries if entry.kind == "refund")
+    assert refunded <= 4000
+    assert outcomes.count("posted") >= 2

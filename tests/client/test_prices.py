@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from billing_tasks import AsyncBookkeeper, Bookkeeper
@@ -313,3 +314,20 @@ def test_a_usage_without_a_price_is_told_to_the_caller_of_log(listed: Billing) -
     with pytest.raises(InvalidRequest, match="no price for that"):
         held.log(channel_id=CHANNEL, prompt_tokens=5, completion_tokens=5)
     listed.bk.refund_quota(held)
+
+
+def test_lists_in_use_are_stored_again_when_postgresql_came_back_without_them(listed: Billing) -> None:
+    payer = listed.payer()
+    with charge(listed, payer) as block:
+        block.usage(CHAT)
+    version = block.price.version
+    assert version is not None
+    lists = "select count(*) from billing.price_lists where version = %s"
+    assert listed.sql(lists, version) == [(1,)]
+    # As a restore to an earlier time leaves it; the server's run is another one after that.
+    with psycopg.connect(listed.settings.database_url, autocommit=True) as connection:
+        connection.execute("set session_replication_role = replica")
+        connection.execute("truncate billing.price_lists, billing.price_parts")
+    listed.bk._prices._server = "another run"
+    until(listed, lambda: listed.sql(lists, version) == [(1,)])
+    assert explained(listed, block.request_id).agrees

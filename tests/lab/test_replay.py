@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from billing_tasks.admin import Admin
 from billing_tasks.admin.accounts import Accounts
 from billing_tasks.cli import main
 from billing_tasks.cli.show import usd
@@ -302,6 +303,27 @@ def test_a_replay_can_be_run_again_with_more_processes_and_asks_the_same(setting
         )
     ]
     assert asked[0] == asked[1]
+
+
+def test_a_mixed_replay_is_explained_to_the_unit(settings: Settings) -> None:
+    """Caches, reasoning, searches, images and audio at list prices: each charge is its own arithmetic."""
+    listed = settings.model_copy(update={"catalogue": "list", "unknown_model": "refuse"})
+    report = replay(TRACE, replace(OPTIONS, models=(), mix=True, seed=5), settings=listed)
+    assert report.ok, report.findings[:5]
+    seen: Counter[str] = Counter()
+    with closing(Runtime(listed)) as runtime:
+        admin = Admin(runtime)
+        charges = []
+        for user_id in range(report.first_user_id, report.last_user_id + 1):
+            charges += admin.entries.find(user_id=user_id, kinds=["consume"], limit=1000).rows
+        assert len(charges) == report.consumed > 100
+        for charge in charges:
+            found = admin.explain(charge.entry_id)
+            assert found.agrees, found
+            seen.update(line.meter for line in found.lines)
+        assert verify.check(holds=runtime.holds, ledger=runtime.ledger).ok
+    meters = {"cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "web_searches", "input_image_tokens"}
+    assert meters <= seen.keys()
 
 
 def test_a_demo_checks_the_guarantees_and_finds_a_request_in_flower(stack: Stack, settings: Settings) -> None:

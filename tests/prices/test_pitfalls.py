@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from billing_tasks.errors import InvalidRequest
-from billing_tasks.pricing import MeterPrice, Sheet, Stream, Usage, from_response, read_usage
+from billing_tasks.pricing import MeterPrice, PriceList, Sheet, Stream, Usage, from_response, read_usage
+from billing_tasks.pricing.check import doubts
+from billing_tasks.pricing.tables import parse_tables
+from tests.conftest import Billing
 
 CLAUDE = {
     "input_tokens": "2",
@@ -147,3 +150,39 @@ def test_a_window_that_ends_where_it_begins_is_the_whole_day() -> None:
     always = {"when": {"utc": ["00:00-00:00"]}, "prices": {"input_tokens": "1"}}
     usage = Usage.of({"input_tokens": 100})
     assert cost(CLAUDE, usage, {"at": "2026-11-27T13:00:00Z"}, variants=[always]) == 50
+
+
+def test_an_hour_price_that_was_copied_from_another_model_is_found() -> None:
+    """litellm#38056: one model's 1h price, 12 times over"""
+    text = "[prices.dear]\ninput_tokens = 15\noutput_tokens = 75\ncache_write_1h_tokens = 30\n"
+    text += "[prices.cheap]\ninput_tokens = 1\noutput_tokens = 5\ncache_write_1h_tokens = 30\n"
+    found = list(doubts(PriceList(file=parse_tables(text, source="test"))))
+    assert [(doubt.name, doubt.what) for doubt in found] == [
+        ("cheap", "Tokens written for an hour cost 30 times its input, as those of dear: copied?")
+    ]
+
+
+def test_after_a_retry_the_group_that_was_used_pays(billing: Billing) -> None:
+    """new-api#6480: the ratio was that of the group of the first try"""
+    payer = billing.payer()
+    bk = billing.bk
+    bk.price_book.set_overrides(group={"dear": 2, "cheap": 1}, model={"m": 1})
+    price = bk.price(model="m", group="dear")
+    held = bk.pre_consume_quota(price.estimate(100, 10), user_id=payer[0], token_id=payer[1], price=price)
+    log = held.log(channel_id=1, prompt_tokens=100, facts={"group": "cheap"})
+    assert (log.group, log.group_ratio, log.quota) == ("cheap", "1", 100)
+    bk.consume(log)
+    billing.settle()
+
+
+def test_user_and_token_pay_the_same(billing: Billing) -> None:
+    """sub2api#5229: balance and key were rounded in opposite directions"""
+    payer = billing.payer()
+    billing.bk.price_book.set_overrides(model={"m": "1/3"})
+    price = billing.bk.price(model="m")
+    held = billing.bk.pre_consume_quota(price.estimate(1), user_id=payer[0], token_id=payer[1], price=price)
+    billing.bk.consume(held.log(channel_id=1, prompt_tokens=1))
+    billing.settle()
+    user, token = billing.accounts.user(payer[0]), billing.accounts.token(payer[1])
+    assert (user.quota, token.remain_quota) == (999_999, 999_999)
+    assert (user.used_quota, token.used_quota) == (1, 1)

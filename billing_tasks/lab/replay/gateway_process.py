@@ -20,7 +20,7 @@ from billing_tasks.lab.replay.plan import Fate
 from billing_tasks.lab.replay.requests import PlannedRequest, Tally, Told
 from billing_tasks.model.ids import new_request_id
 from billing_tasks.model.reservation import Reservation
-from billing_tasks.pricing import Price
+from billing_tasks.pricing import Price, Usage, facts_of
 from billing_tasks.settings import Settings
 
 T = TypeVar("T")
@@ -152,6 +152,8 @@ class _Traffic:
             channel_id=request.channel_id,
             prompt_tokens=request.prompt_tokens,
             completion_tokens=request.completion_tokens,
+            used=None if request.answer is None else Usage.from_response(request.answer),
+            facts=None if request.answer is None else facts_of(request.answer),
             elapsed_ms=upstream_ms(request),
             is_stream=request.is_stream,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from billing_tasks.lab.defaults import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT
+from billing_tasks.lab.defaults import AT_A_SPEED, DEFAULT_MIX, FLAT_OUT, MIXED_MODELS
 from billing_tasks.lab.replay.problems import BadMix
 from billing_tasks.model.ids import shorten
 from billing_tasks.pricing import check_name
@@ -26,10 +26,11 @@ class Options:
     speed: float = 0.0  # 1: as the trace's clock went; 0: as fast as possible
     seed: int = 1
     settle_timeout_seconds: float = 120.0
+    mix: bool = False  # answers with caches, reasoning, searches, images and audio
 
     def __post_init__(self) -> None:
         if not self.models:
-            object.__setattr__(self, "models", parse_mix(DEFAULT_MIX))
+            object.__setattr__(self, "models", parse_mix(MIXED_MODELS if self.mix else DEFAULT_MIX))
         if not (self.fail_rate >= 0 and self.abandon_rate >= 0 and self.fail_rate + self.abandon_rate <= 1):
             raise BadMix("The fail rate and the abandon rate must not be negative, nor above 1 together.")
         if not self.speed >= 0:

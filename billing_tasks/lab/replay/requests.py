@@ -6,8 +6,10 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from billing_tasks.lab.replay.accounts import Ids
+from billing_tasks.lab.replay.mixed import answer_of
 from billing_tasks.lab.replay.plan import Fate, Plan
 
 
@@ -27,6 +29,7 @@ class PlannedRequest:
     completion_tokens: int
     max_tokens: int
     is_stream: bool
+    answer: dict[str, Any] | None = None  # what the upstream sends; None: its tokens alone are known
 
 
 class Told(IntEnum):
@@ -78,8 +81,8 @@ class Tally:
         return self.reasons[self.reason[index]]
 
 
-def make_requests(plan: Plan, ids: Ids) -> list[PlannedRequest]:
-    """The plan's requests, with ids from the database."""
+def make_requests(plan: Plan, ids: Ids, *, mix: int | None = None) -> list[PlannedRequest]:
+    """The plan's requests, with ids from the database. `mix`: with answers as upstreams send them, of this seed."""
     return [
         PlannedRequest(
             row=row.row,
@@ -94,6 +97,7 @@ def make_requests(plan: Plan, ids: Ids) -> list[PlannedRequest]:
             completion_tokens=row.completion_tokens,
             max_tokens=row.max_tokens,
             is_stream=row.is_stream,
+            answer=None if mix is None else answer_of(row, plan.models[row.model], mix),
         )
         for row in plan.requests
     ]

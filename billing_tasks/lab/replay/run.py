@@ -74,7 +74,7 @@ def replay(
             f"Creating {len(planned.users)} users, {len(planned.tokens)} tokens and {len(planned.channels)} channels"
         )
         ids = create_accounts(planned, accounts=accounts, connections=settings.database_connections)
-        requests = make_requests(plan, ids)
+        requests = make_requests(plan, ids, mix=options.seed if options.mix else None)
         audience.step(f"Sending {len(requests):,} requests")
         tally = run_traffic(
             requests,
