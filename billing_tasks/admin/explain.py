@@ -39,6 +39,7 @@ class Explanation:
     model: str
     group: str
     charged: int  # quota
+    held: int  # quota that was set aside for it; 0: no hold was open any more
     lines: tuple[ExplainedLine, ...]
     total: str  # quota of the lines, exact
     computed: int | None  # quota: the total rounded up once; None: there are no prices to compute it from
@@ -72,6 +73,7 @@ def explain(runtime: Runtime, request_id: str) -> Explanation:
         model=charge.model_name,
         group=charge.group_name,
         charged=charge.quota,
+        held=charge.held_quota,
         lines=tuple(map(_line, bill.lines)) if bill else (),
         total=text_of(sum((line.usd * QUOTA_PER_USD for line in bill.lines), Fraction())) if bill else "0",
         computed=bill.quota if bill else None,

@@ -44,6 +44,9 @@ def _show(found: Explanation) -> None:
         console.print(f"  {said}")
     computed = "" if found.computed in (None, found.charged) else f"; the prices come to {found.computed:,}"
     console.print(Text(f"charged {found.charged:,} quota ({usd(found.charged)}), rounded up once{computed}", "bold"))
+    held = f"{found.held:,} quota were held" if found.held else "no hold was open"
+    short = f", {found.charged - found.held:,} too few" if 0 < found.held < found.charged else ""
+    console.print(f"{held} for it{short}")
     if found.corrected:
         console.print(f"corrected by {found.corrected:+,} quota since")
     if found.refunded:

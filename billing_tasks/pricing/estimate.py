@@ -14,7 +14,7 @@ from typing import Any
 from billing_tasks.pricing.meter_price import MeterPrice
 from billing_tasks.pricing.meters import meter, wholes_of
 from billing_tasks.pricing.sheet import Prices, Sheet
-from billing_tasks.pricing.usage import Usage
+from billing_tasks.pricing.usage import Usage, check_count
 
 #: Parts of the prompt, and of the completion, that a request may turn out to be and that may cost more.
 _WRITTEN = ("cache_write_tokens", "cache_write_5m_tokens")
@@ -69,6 +69,9 @@ def _usages(prices: Prices, prompt: int, completion: int, also: Mapping[str, Any
         if dearer:
             counts[max(dearer, key=lambda part: prices[part])] = count
     for name, count in also.items():
-        meter(name)
-        counts[name] = count
+        exact = check_count(name, count)
+        counts[name] = counts.get(name, 0) + exact
+        for whole in ("input_tokens", "output_tokens"):  # images of a prompt whose text was counted come on top
+            if whole in counts and meter(name).lies_inside(meter(whole)):
+                counts[whole] += exact
     yield Usage.of(counts)

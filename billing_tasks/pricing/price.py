@@ -219,8 +219,8 @@ class Price:
         Never less than what a completion of `max_tokens`, or of the model's context window, will cost, so a request
         that keeps to its maximum never settles above its hold. At least 1 unless
         free. Of a sheet: at its dearest reachable prices (a written cache, the longer prompt's tier, another hour).
-        `also`: what else the request may use at most, by meter: {"output_images": 2, "web_searches": 1}. `facts`: see
-        `quota_of`.
+        `also`: what else the request may use at most, by meter: {"output_images": 2, "web_searches": 1}; tokens of
+        images and the like come on top of the prompt's. `facts`: see `quota_of`.
         Raises InvalidRequest as `quota` does.
         """
         max_tokens = EXPECTED_COMPLETION_TOKENS if max_tokens is None else max_tokens

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from billing_tasks.errors import InvalidRequest, UnknownModel
 from billing_tasks.pricing.bill import Factor
-from billing_tasks.pricing.catalogue import Catalogue
+from billing_tasks.pricing.catalogue import Catalogue, Listed
 from billing_tasks.pricing.changes import Change, tables_of
 from billing_tasks.pricing.exact import check_name, parse_ratio, show
 from billing_tasks.pricing.families import family_completion_ratio, has_family
@@ -207,7 +207,7 @@ class PriceList:
             channel_type=channel_type,
             channel_id=channel_id,
             token_id=token_id,
-            context_window=self._window(name),
+            context_window=listed.context_window if (listed := self._listed(name)) is not None else None,
         )
         cost = self._cost(scope, price)
         return price if cost is None else replace(price, cost=cost)
@@ -251,35 +251,33 @@ class PriceList:
                 raise self._unknown(name, asked)
             return None, found, "one-api's ratios" if model_ratio is None else "your own ratios"
         listed = self._listed(name)
-        if model_ratio is None and listed is None:
-            return None, self._at_the_price_of_unknown(name, completion_ratio, asked), "the ratio of unknown models"
         if listed is None:
-            assert model_ratio is not None  # noqa: S101 - for the type checker
-            return None, (model_ratio, self._guess(name, completion_ratio)), "your own ratios"
-        sheet = _with(listed, model_ratio, completion_ratio)
-        return sheet, ratios_of(sheet), "list price" if sheet is listed else "your own ratios over the list price"
+            return self._unlisted(name, model_ratio, completion_ratio, asked)
+        sheet = _with(listed.sheet, model_ratio, completion_ratio)
+        of = f"{listed.provider}'s {listed.model}" + (", deprecated" if listed.deprecated else "")
+        whose = "list price" if sheet is listed.sheet else "your own ratios over the list price"
+        return sheet, ratios_of(sheet), f"{whose} ({of})"
 
-    def _listed(self, name: str) -> Sheet | None:
-        try:
-            return self.listed.find(name).sheet
-        except UnknownModel:
-            return None
+    def _unlisted(
+        self, name: str, model_ratio: Fraction | None, completion_ratio: Fraction | None, asked: str
+    ) -> tuple[None, tuple[Fraction, Fraction], str]:
+        whose = "your own ratios"
+        if model_ratio is None:
+            if self.unknown is None:
+                raise self._unknown(name, asked)
+            self.unpriced.warn("model", name, self.unknown)
+            model_ratio, whose = self.unknown, "the ratio of unknown models"
+        if completion_ratio is None:
+            whose += ", the completion's guessed"
+        return None, (model_ratio, self._guess(name, completion_ratio)), whose
 
-    def _window(self, name: str) -> int | None:
+    def _listed(self, name: str) -> Listed | None:
         if self.catalogue != "list":
-            return None  # the reference has none
+            return None  # the reference has neither sheets nor windows
         try:
-            return self.listed.find(name).context_window
+            return self.listed.find(name)
         except UnknownModel:
             return None
-
-    def _at_the_price_of_unknown(
-        self, name: str, completion_ratio: Fraction | None, asked: str
-    ) -> tuple[Fraction, Fraction]:
-        if self.unknown is None:
-            raise self._unknown(name, asked)
-        self.unpriced.warn("model", name, self.unknown)
-        return self.unknown, self._guess(name, completion_ratio)
 
     def _guess(self, name: str, completion_ratio: Fraction | None) -> Fraction:
         """Said aloud: an operator who writes [model] alone may not know that the completion has a ratio."""

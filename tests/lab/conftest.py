@@ -10,11 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+
+from billing_tasks.flows.audit import verify
+from billing_tasks.lab.demo import demo_parts, settings_of
+from billing_tasks.lab.stack import Stack
+from billing_tasks.ledger.migrations import upgrade
+from billing_tasks.runtime import Runtime
+from billing_tasks.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GONE_SECONDS = 15.0
@@ -127,3 +135,24 @@ def all_gone() -> Callable[[list[int]], bool]:
         return not any(map(is_alive, pids))
 
     return wait
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Real servers, a real worker, beat and Flower."""
+    with Stack(
+        tmp_path_factory.mktemp("stack") / "state",
+        migrate=upgrade,
+        parts=lambda folder: demo_parts(folder, workers=2, flower_port=None, with_flower=True),
+        fast=True,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(stack: Stack) -> Iterator[Settings]:
+    """The stack's settings; after each test every guarantee holds."""
+    found = settings_of(stack)
+    yield found
+    with closing(Runtime(found)) as runtime:
+        assert verify.check(holds=runtime.holds, ledger=runtime.ledger).findings == []

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 
-from billing_tasks.admin import Admin
 from billing_tasks.admin.accounts import Accounts
 from billing_tasks.cli import main
 from billing_tasks.cli.show import usd
 from billing_tasks.flows.audit import verify
 from billing_tasks.flows.settlement import settle
-from billing_tasks.lab.demo import demo_parts, run_demo, settings_of
+from billing_tasks.lab.demo import run_demo
 from billing_tasks.lab.replay.accounts import Ids, next_free_id, plan_accounts
 from billing_tasks.lab.replay.endings import Outcome, differences, endings_of
 from billing_tasks.lab.replay.options import Options, parse_mix
@@ -238,27 +237,6 @@ def test_whatever_differs_from_what_was_told_is_a_finding(what: Told, entries: l
 # -- for real ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Real servers, a real worker, beat and Flower."""
-    with Stack(
-        tmp_path_factory.mktemp("stack") / "state",
-        migrate=upgrade,
-        parts=lambda folder: demo_parts(folder, workers=2, flower_port=None, with_flower=True),
-        fast=True,
-    ) as running:
-        yield running
-
-
-@pytest.fixture
-def settings(stack: Stack) -> Iterator[Settings]:
-    """The stack's settings; after each test every guarantee holds."""
-    found = settings_of(stack)
-    yield found
-    with closing(Runtime(found)) as runtime:
-        assert verify.check(holds=runtime.holds, ledger=runtime.ledger).findings == []
-
-
 def exported(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -303,27 +281,6 @@ def test_a_replay_can_be_run_again_with_more_processes_and_asks_the_same(setting
         )
     ]
     assert asked[0] == asked[1]
-
-
-def test_a_mixed_replay_is_explained_to_the_unit(settings: Settings) -> None:
-    """Caches, reasoning, searches, images and audio at list prices: each charge is its own arithmetic."""
-    listed = settings.model_copy(update={"catalogue": "list", "unknown_model": "refuse"})
-    report = replay(TRACE, replace(OPTIONS, models=(), mix=True, seed=5), settings=listed)
-    assert report.ok, report.findings[:5]
-    seen: Counter[str] = Counter()
-    with closing(Runtime(listed)) as runtime:
-        admin = Admin(runtime)
-        charges = []
-        for user_id in range(report.first_user_id, report.last_user_id + 1):
-            charges += admin.entries.find(user_id=user_id, kinds=["consume"], limit=1000).rows
-        assert len(charges) == report.consumed > 100
-        for charge in charges:
-            found = admin.explain(charge.entry_id)
-            assert found.agrees, found
-            seen.update(line.meter for line in found.lines)
-        assert verify.check(holds=runtime.holds, ledger=runtime.ledger).ok
-    meters = {"cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "web_searches", "input_image_tokens"}
-    assert meters <= seen.keys()
 
 
 def test_a_demo_checks_the_guarantees_and_finds_a_request_in_flower(stack: Stack, settings: Settings) -> None:

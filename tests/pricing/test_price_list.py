@@ -25,7 +25,7 @@ def test_a_ratio_of_the_operators_scales_all_of_the_list_price() -> None:
     price = listed('[model]\ngpt-5 = "1.25"\n').price(model="gpt-5")
     assert (price.model_ratio, price.completion_ratio) == (Fraction(5, 4), 8)
     assert price.list_sheet.prices["cache_read_tokens"] == Fraction("0.25")
-    assert price.source == "your own ratios over the list price"
+    assert price.source == "your own ratios over the list price (openai's gpt-5)"
 
 
 def test_the_completion_ratio_is_that_of_the_list_and_not_guessed(caplog: pytest.LogCaptureFixture) -> None:
@@ -295,3 +295,14 @@ def test_the_short_way_to_an_estimate_and_a_quota_agrees_with_the_long_one(model
         assert (
             price.quota(prompt, 44, facts=at) == price.bill_of(usage, at).quota <= price.estimate(prompt, 44, facts=at)
         )
+
+
+def test_what_comes_beside_the_text_is_held_on_top_of_it() -> None:
+    price = listed().price(model="gpt-4o")
+    plain = price.estimate(100, 50)
+    assert price.estimate(100, 50, also={"input_image_tokens": 765}) == price.estimate(865, 50)
+    assert price.estimate(100, 50, also={"web_searches": 1}) > plain
+    video = listed("[prices.v]\noutput_video_seconds = '0.1'\n").price(model="v")
+    assert video.estimate(100, 50, also={"output_video_seconds": 8}) == 400_000
+    with pytest.raises(InvalidRequest, match="web_searches"):
+        price.estimate(100, 50, also={"web_searches": -1})
