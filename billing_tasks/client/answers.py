@@ -9,7 +9,7 @@ import msgspec
 
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.model.ids import shorten
-from billing_tasks.pricing import Stream, Usage, facts_of
+from billing_tasks.pricing import Stream, Usage, facts_of, may_say
 
 #: Of an object that can't be read so much is kept, in characters of JSON.
 _KEPT = 2000
@@ -29,6 +29,8 @@ class Answers:
         try:
             if isinstance(answer, Usage):
                 self._given = Usage.of(answer.counts)
+                return {}
+            if not may_say(answer):
                 return {}
             self._stream.add(answer)
             return facts_of(answer)

@@ -220,7 +220,9 @@ class ChargeBase:
             raise InvalidRequest("This reservation was made without a price; extend it by quota=.")
         used = self._answers.usage.get("input_tokens") if self._answers.usage else 0
         prompt_tokens = max(self.prompt_tokens, self._so_far.values.get("prompt_tokens", 0), int(used))
-        return self.price.quota(prompt_tokens, completion_tokens or 0)
+        if not completion_tokens:
+            return self.price.quota(prompt_tokens, 0)
+        return self.price.estimate(prompt_tokens, completion_tokens)
 
 
 @dataclass(slots=True)

@@ -34,7 +34,6 @@ class PriceKeeper:
         self.book = book
         self._runtime = runtime
         self._every = runtime.settings.prices_every_seconds
-        self._closing = threading.Event()
         self._reset()
         in_child(self._reset)
 
@@ -42,6 +41,7 @@ class PriceKeeper:
         """A fork copies no thread, and leaves a lock as it was."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._last_change: int | None = None  # None: never read, or not since PostgreSQL was another run
         self._server = ""
@@ -61,7 +61,7 @@ class PriceKeeper:
             return
         try:
             await self._read()
-        except Unavailable as exc:
+        except (Unavailable, InvalidRequest) as exc:
             log.warning("Prices that were set in PostgreSQL can't be read: %s The last that Redis knows count.", exc)
             await self._read_copy(self._runtime.commands)
         self._start()
@@ -157,8 +157,10 @@ class PriceKeeper:
                         self._runtime.run(self._store(prices))
             except BillingError as exc:
                 if not complained:
-                    log.warning("Prices stay as they are: PostgreSQL can't be asked whether they changed: %s", exc)
+                    log.warning("Prices stay as they are: it can't be told whether they were changed: %s", exc)
                 complained = True
+            except Exception:  # a bug of ours must not leave the prices of this moment for ever
+                log.exception("Prices stay as they are.")
             else:
                 complained = False
 

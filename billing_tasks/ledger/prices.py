@@ -104,6 +104,7 @@ class Prices(Part):
                     "parts": msgspec.json.encode(dict(digests)).decode(),
                     "contents": msgspec.json.encode(contents).decode(),
                 },
+                seconds=self._db.read_seconds,  # a request waits for it
             )[0]
             if row.missing is None:
                 return

@@ -86,6 +86,8 @@ class Reservation:
         served = {name: facts.pop(name) for name in _SERVED if name in facts}
         if price.channel_id not in (None, channel_id):
             served["channel_id"] = channel_id
+        if facts and price.by_facts:
+            served["facts"] = {**price.facts, **facts}
         if served:
             price = as_served(price, served)
         found = priced.of_text(price, prompt_tokens, completion_tokens) if used is None and not facts else None

@@ -27,7 +27,7 @@ from billing_tasks.pricing.price_list import PriceList
 from billing_tasks.pricing.ratio_sheet import sheet_of_ratios
 from billing_tasks.pricing.ratios import Ratios, load_defaults
 from billing_tasks.pricing.readers import STYLES, read_usage
-from billing_tasks.pricing.recognize import facts_of, provider_of
+from billing_tasks.pricing.recognize import facts_of, may_say, provider_of
 from billing_tasks.pricing.responses import PROVIDERS, Stream, from_response
 from billing_tasks.pricing.sheet import Sheet
 from billing_tasks.pricing.tables import RatioTables, load_overrides
@@ -65,6 +65,7 @@ __all__ = [
     "image_quota",
     "load_defaults",
     "load_overrides",
+    "may_say",
     "meter",
     "meters",
     "parse_ratio",

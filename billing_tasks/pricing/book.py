@@ -25,7 +25,7 @@ from billing_tasks.pricing.exact import parse_ratio
 from billing_tasks.pricing.price import Price
 from billing_tasks.pricing.price_list import CatalogueName, PriceList
 from billing_tasks.pricing.ratios import Unpriced
-from billing_tasks.pricing.tables import RatioTables, check_tables, load_overrides
+from billing_tasks.pricing.tables import BadEntry, RatioTables, check_tables, load_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,11 @@ class PriceBook:
                 self._lock.release()
         if time.time() * 1000 >= self._next_start:
             with self._lock:
-                self._prices = self._lay_tables()
+                try:
+                    self._prices = self._lay_tables()
+                except BadEntry as bad:  # together with what is there already
+                    logger.error("Prices that begin now can't be used, the last good ones stay: %s", bad.reason)  # noqa: TRY400
+                    self._next_start = math.inf
         return self._prices
 
     def price(self, *, model: str, group: str = "default", **more: Any) -> Price:
@@ -94,15 +98,22 @@ class PriceBook:
         return self.prices.price(model=model, group=group, **more)
 
     def take_changes(self, changes: Sequence[Change]) -> bool:
-        """Lay PostgreSQL's changes over the file. False: they are those that are there already."""
+        """Lay PostgreSQL's changes over the file. False: they are those that are there already.
+
+        Raises InvalidRequest for what can't be used, as of a later release; the prices stay as they were.
+        """
         ordered = tuple(
             sorted(changes, key=lambda change: change.from_ms)
         )  # stable: of one moment the later one counts
         with self._lock:
             if ordered == self._changes:
                 return False
-            self._changes = ordered
-            self._prices = self._lay_tables()
+            before, self._changes = self._changes, ordered
+            try:
+                self._prices = self._lay_tables()
+            except BadEntry as bad:
+                self._changes = before
+                raise InvalidRequest(f"Prices set in PostgreSQL can't be used: {bad.reason}.") from None
         return True
 
     def set_overrides(

@@ -111,16 +111,16 @@ class Catalogue:
         return known
 
     def _look(self, name: str, asked: str | None) -> Mapping[str, Any] | None:
-        """By its whole name at one provider, at all of them, then by what comes before its first slash."""
-        order = self._order if asked is None else [asked, *self._serves.get(asked, ())]
-        for provider in order:
-            if (row := self._exact.get((provider, name))) is not None:
-                return row
+        """At the provider before its first slash, then by its whole name: at one provider, or at all of them."""
         before, slash, rest = name.partition("/")
         if slash and asked is None and _ALSO.get(before, before) in self._by_provider:
             found = self._look(rest, _ALSO.get(before, before))
             if found is not None:
                 return found
+        order = self._order if asked is None else [asked, *self._serves.get(asked, ())]
+        for provider in order:
+            if (row := self._exact.get((provider, name))) is not None:
+                return row
         for provider in order:
             for row in self._by_provider[provider]:
                 if _fits(row["names"], name):

@@ -61,6 +61,7 @@ class Price:
     source: str = field(default="", compare=False)  # which list or file has it, for people
     user_group: str = ""  # of the user, where that is another one
     of_user_group: bool = False  # the group's ratio is one for users of that group
+    by_facts: bool = field(default=False, compare=False)  # its list has factors that go by facts
     channel_type: int | None = None  # that it was asked for
     channel_id: int | None = None  # likewise, if a factor or a cost goes by channels
     token_id: int | None = None  # likewise by tokens

@@ -64,6 +64,7 @@ class PriceList:
         rules = [*(rule.scope for rule in self.own.factors), *(rule.scope for rule in self.own.costs)]
         self._by_channel = any(scope.channels is not None for scope in rules)
         self._by_token = any(scope.tokens is not None for scope in rules)
+        self._by_facts = any(scope.when is not None for scope in rules)
 
     # -- what it is made of ---------------------------------------------------------------------------------------
 
@@ -110,6 +111,7 @@ class PriceList:
                 changes=[Change(*row) for row in json.loads(parts["changes"])],
                 at_run_time=of_data(json.loads(parts["at_run_time"])),
                 told=dict(parts),
+                unpriced=Unpriced(muted=True),  # it was said when the list was in use
             )
         except (KeyError, ValueError, TypeError, BadEntry) as exc:
             raise InvalidRequest(f"A stored price list can't be read: {exc}") from None
@@ -128,7 +130,7 @@ class PriceList:
         if self.catalogue == "one-api":
             reference = default_tables() if self._told is None else of_data(json.loads(self._told["catalogue"]))
             tables = reference.overlaid_with(tables)
-        tables = replace(tables, group={"default": Fraction(1), **tables.group})
+        tables = replace(tables, group={**default_tables().group, **tables.group})
         return Ratios(tables, unpriced=self.unpriced, unknown=self.unknown)
 
     # -- look-up --------------------------------------------------------------------------------------------------
@@ -191,6 +193,7 @@ class PriceList:
         name = self.own.alias.get(model, model)
         sheet, ratios, source = self._found(name, channel_type, asked=model)
         scope: dict[str, Any] = {"model": model, "group": group, "channel_id": channel_id, "token_id": token_id}
+        scope["facts"] = facts
         price = Price(
             model=model,
             group=group,
@@ -203,6 +206,7 @@ class PriceList:
             version=self.version,
             source=source,
             user_group=user_group,
+            by_facts=self._by_facts,
             of_user_group=self._override(user_group, group) is not None,
             channel_type=channel_type,
             channel_id=channel_id,

@@ -33,12 +33,13 @@ MAX_CHANNEL_TYPE = 2**31 - 1
 class Unpriced:
     """Logs each name that no table lists once, and stops at a limit so that callers can't flood the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, muted: bool = False) -> None:
+        self._muted = muted
         self._logged: dict[tuple[str, str], object] = {}
 
     def warn(self, kind: str, name: str, ratio: Fraction) -> None:
         """Log at warning that `name` is priced at the ratio for unknown names, unless it was logged."""
-        if (kind, name) in self._logged or len(self._logged) > MAX_LOGGED_NAMES:
+        if self._muted or (kind, name) in self._logged or len(self._logged) > MAX_LOGGED_NAMES:
             return
         ticket = object()  # setdefault is atomic, so of two racing threads one logs, without a lock
         if self._logged.setdefault((kind, name), ticket) is not ticket:
@@ -49,7 +50,7 @@ class Unpriced:
 
     def warn_guess(self, name: str, ratio: Fraction, *, by_family: bool) -> None:
         """Log that a completion ratio is guessed, once per name."""
-        if self._logged.setdefault(("completion", name), ticket := object()) is ticket:
+        if not self._muted and self._logged.setdefault(("completion", name), ticket := object()) is ticket:
             how = "by the family of its name" if by_family else "because nothing else is known"
             logger.warning("The completion ratio of %r is guessed (%s, %s). Say it in [completion] of the ratios file.",
                            name, ratio, how)  # fmt: skip

@@ -29,6 +29,23 @@ _OF_OPENAI = (
 _FACTS = ("service_tier", "speed")
 
 
+#: Where the usage of an answer, or of an event, is; and what a usage object has.
+_SAYING = (
+    *("usage", "usageMetadata", "usage_metadata", "message", "response", "metadata", "meta", "billed_units", "seconds"),
+    *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"),
+    *("promptTokenCount", "prompt_token_count", "inputTokens", "outputTokens"),
+)
+
+
+def may_say(answer: object) -> bool:
+    """Whether it is worth reading: nearly all events of a stream say nothing of usage, and reading takes a while."""
+    if isinstance(answer, str | bytes | int | float | list | tuple):
+        return True  # it is no answer at all, which reading will tell
+    if isinstance(answer, Mapping):
+        return any(answer.get(name) is not None for name in _SAYING)
+    return any(getattr(answer, name, None) is not None for name in _SAYING)
+
+
 def provider_of(answer: object) -> str | None:
     """One of PROVIDERS; None: nothing in it says anything of usage."""
     sdk = _SDKS.get(type(answer).__module__.partition(".")[0])
@@ -72,4 +89,6 @@ def facts_of(answer: object) -> Mapping[str, Any]:
         for name in _FACTS:
             if isinstance(inner.value(name), str):
                 found[name] = inner.word(name)
+    if found.get("service_tier") == "batch":  # Anthropic's word for it
+        found["processing"] = "batch"
     return found

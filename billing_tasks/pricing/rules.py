@@ -1,7 +1,7 @@
 """Rules of factors and of costs: to which requests a factor, or what a channel charges, applies.
 
-A rule says models (`gpt-5*`), groups, channels, tokens; what it does not say fits all. All factors that fit multiply;
-of what a channel charges the first rule that fits counts.
+A rule says models (`gpt-5*`), groups, channels, tokens, facts; what it does not say fits all. All factors that fit
+multiply; of what a channel charges the first rule that fits counts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, Self
 from billing_tasks.errors import InvalidRequest
 from billing_tasks.pricing.bill import Factor
 from billing_tasks.pricing.exact import check_name, parse_ratio, show
+from billing_tasks.pricing.facts import When
 from billing_tasks.pricing.meters import meter, meters
 from billing_tasks.pricing.sheet import Sheet
 
-_SCOPE = frozenset({"models", "groups", "channels", "tokens"})
+_SCOPE = frozenset({"models", "groups", "channels", "tokens", "when"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Scope:
     groups: tuple[str, ...] | None = None
     channels: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
+    when: When | None = None  # facts: {"region": "eu"}
 
     @classmethod
     def read(cls, data: Mapping[str, Any], where: str) -> Self:
@@ -38,19 +40,24 @@ class Scope:
             groups=_listed(data, "groups", str, where),
             channels=_listed(data, "channels", int, where),
             tokens=_listed(data, "tokens", int, where),
+            when=_when(data, where),
         )
 
     def data(self) -> dict[str, Any]:
         """As plain data that `read` reads again."""
-        return {name: list(value) for name in sorted(_SCOPE) if (value := getattr(self, name)) is not None}
+        made = {name: value for name in sorted(_SCOPE) if (value := getattr(self, name)) is not None}
+        return {name: value.data() if isinstance(value, When) else list(value) for name, value in made.items()}
 
-    def fits(self, *, model: str, group: str, channel_id: int | None, token_id: int | None) -> bool:
+    def fits(
+        self, *, model: str, group: str, channel_id: int | None, token_id: int | None, facts: Mapping[str, Any]
+    ) -> bool:
         """Whether it is for such a request."""
         return (
             (self.models is None or any(fnmatchcase(model, pattern) for pattern in self.models))
             and (self.groups is None or group in self.groups)
             and (self.channels is None or channel_id in self.channels)
             and (self.tokens is None or token_id in self.tokens)
+            and (self.when is None or self.when.fits(facts))
         )
 
 
@@ -63,7 +70,7 @@ class FactorRule:
 
     @classmethod
     def read(cls, data: Any, where: str) -> Self:
-        """{"name", "by", models, groups, channels, tokens, and of which meters: "families", "meters"}."""
+        """{"name", "by", models, groups, channels, tokens, when, and of which meters: "families", "meters"}."""
         table = _table(data, where, _SCOPE | {"name", "by", "families", "meters"})
         name = check_name(table.get("name"), field=f"{where}.name")
         families, names = _listed(table, "families", str, where), _listed(table, "meters", str, where)
@@ -124,6 +131,15 @@ def _table(data: Any, where: str, known: frozenset[str] | None) -> Mapping[str, 
     if unknown:
         raise InvalidRequest(f"{where} has no {', '.join(unknown)}; it has {', '.join(sorted(known or ()))}.")
     return data
+
+
+def _when(data: Mapping[str, Any], where: str) -> When | None:
+    if "when" not in data:
+        return None
+    when = When.read(data["when"], where=f"{where}.when")
+    if when.is_about_time:
+        raise InvalidRequest(f"{where}.when takes facts, no times; set a factor from a date on instead.")
+    return when
 
 
 def _listed(data: Mapping[str, Any], name: str, kind: type, where: str) -> tuple[Any, ...] | None:

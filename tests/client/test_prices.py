@@ -331,3 +331,30 @@ def test_lists_in_use_are_stored_again_when_postgresql_came_back_without_them(li
     listed.bk._prices._server = "another run"
     until(listed, lambda: listed.sql(lists, version) == [(1,)])
     assert explained(listed, block.request_id).agrees
+
+
+def test_the_region_that_was_served_has_its_factor(make_billing: MakeBilling, tmp_path: Path) -> None:
+    file = tmp_path / "ratios.toml"
+    file.write_text('[[factor]]\nname = "eu"\nby = "1.1"\nfamilies = ["tokens"]\nwhen = { region = "eu" }\n')
+    billing = make_billing(catalogue="list", unknown_model="refuse", ratios_file=file)
+    with charge(billing, billing.payer()) as block:
+        block.usage(CHAT, facts={"region": "eu"})
+    assert block.receipt.quota == 1842  # 1,673.75 * 1.1
+    found = explained(billing, block.request_id)
+    assert found.agrees
+    assert found.lines[0].factors == ("eu 1.1",)
+
+
+def test_what_is_no_answer_at_all_is_noted_and_not_passed_over(listed: Billing) -> None:
+    with charge(listed, listed.payer()) as block:
+        block.usage("the usage")
+    assert block.receipt.quota == block.reservation.held_quota
+    listed.settle()
+    assert [letter.reason for letter in Admin(listed.runtime).dead_letters.find().rows] == ["unreadable_usage"]
+
+
+def test_a_batch_of_anthropics_has_the_batch_price(listed: Billing) -> None:
+    usage = {"input_tokens": 1000, "output_tokens": 100, "service_tier": "batch"}
+    with charge(listed, listed.payer(), "claude-sonnet-4-5") as block:
+        block.usage({"type": "message", "usage": usage})
+    assert block.receipt.quota == 1125  # (1000 * 1.5 + 100 * 7.5) / 2

@@ -42,7 +42,8 @@ def test_every_model_has_prices_and_is_found_by_its_own_name() -> None:
     [
         ("gpt-5", "openai", "gpt-5"),
         ("GPT-5", "openai", "gpt-5"),
-        ("openai/gpt-5", "openrouter", "openai/gpt-5"),
+        ("openai/gpt-5", "openai", "gpt-5"),
+        ("openrouter/openai/gpt-5", "openrouter", "openai/gpt-5"),
         ("gpt-5-2025-08-07", "openai", "gpt-5"),
         ("azure/gpt-5", "openai", "gpt-5"),
         ("claude-sonnet-4-5-20250929", "anthropic", "claude-sonnet-4-5"),
@@ -51,7 +52,8 @@ def test_every_model_has_prices_and_is_found_by_its_own_name() -> None:
         ("bedrock/eu.amazon.nova-lite-v1:0", "aws", "amazon.nova-lite-v1:0"),
         ("vertex_ai/claude-sonnet-4-5@20250929", "google", "claude-sonnet-4-5"),
         ("ft:gpt-4o-mini:acme::abc123", "openai", "ft:gpt-4o-mini"),
-        ("deepseek/deepseek-chat", "openrouter", "deepseek/deepseek-chat"),
+        ("deepseek/deepseek-chat", "deepseek", "deepseek-chat"),
+        ("meta-llama/llama-3.3-70b-instruct", "huggingface_fireworks-ai", "meta-llama/Llama-3.3-70B-Instruct"),
     ],
 )
 def test_a_name_leads_to_a_model(name: str, provider: str, model: str) -> None:

@@ -306,3 +306,19 @@ def test_what_comes_beside_the_text_is_held_on_top_of_it() -> None:
     assert video.estimate(100, 50, also={"output_video_seconds": 8}) == 400_000
     with pytest.raises(InvalidRequest, match="web_searches"):
         price.estimate(100, 50, also={"web_searches": -1})
+
+
+def test_a_factor_may_go_by_a_fact() -> None:
+    prices = listed('[[factor]]\nname = "eu"\nby = "1.1"\nfamilies = ["tokens"]\nwhen = { region = "eu" }\n')
+    assert prices.price(model="gpt-5").factors == ()
+    assert [factor.name for factor in prices.price(model="gpt-5", facts={"region": "eu"}).factors] == ["eu"]
+    with pytest.raises(BadRatios, match="takes facts, no times"):
+        listed('[[factor]]\nname = "eu"\nby = 1\nwhen = { utc = ["00:00-01:00"] }\n')
+
+
+def test_changes_that_can_not_be_used_leave_the_prices_as_they_were() -> None:
+    book = PriceBook()
+    book.take_changes([Change("group", "vip", "0.5", 1)])
+    with pytest.raises(InvalidRequest, match="can't be used"):
+        book.take_changes([Change("group", "vip", "0.5", 1), Change("model", "m", {"of_a_later_release": 1}, 2)])
+    assert book.price(model="gpt-5", group="vip").group_ratio == Fraction(1, 2)
