@@ -104,15 +104,18 @@ class PriceList:
         """The list whose parts these are. Raises InvalidRequest for what is none."""
         try:
             said = json.loads(parts["settings"])
-            return cls(
-                file=of_data(json.loads(parts["file"])),
-                catalogue=said["catalogue"],
-                unknown=None if said["unknown"] is None else parse_ratio(said["unknown"]),
-                changes=[Change(*row) for row in json.loads(parts["changes"])],
-                at_run_time=of_data(json.loads(parts["at_run_time"])),
-                told=dict(parts),
-                unpriced=Unpriced(muted=True),  # it was said when the list was in use
-            )
+            content: dict[str, Any] = {
+                "file": of_data(json.loads(parts["file"])),
+                "catalogue": said["catalogue"],
+                "unknown": None if said["unknown"] is None else parse_ratio(said["unknown"]),
+                "changes": [Change(*row) for row in json.loads(parts["changes"])],
+                "at_run_time": of_data(json.loads(parts["at_run_time"])),
+                "unpriced": Unpriced(muted=True),  # it was said when the list was in use
+            }
+            made = cls(**content)
+            if made.digests == {name: digest_of(text) for name, text in parts.items()}:
+                return made  # of this release: its catalogue is at hand already
+            return cls(**content, told=dict(parts))
         except (KeyError, ValueError, TypeError, BadEntry) as exc:
             raise InvalidRequest(f"A stored price list can't be read: {exc}") from None
 

@@ -74,6 +74,20 @@ def test_a_newcomers_first_request_costs_the_list_price(listed: Billing, model: 
     assert found.price_version is not None
 
 
+def test_a_price_by_the_hour_is_that_of_the_moment_at_which_the_request_began(listed: Billing) -> None:
+    quotas = {}
+    for at in ("2026-11-27T12:00:00Z", "2026-11-27T18:00:00Z"):
+        with charge(listed, listed.payer(), "deepseek-chat", facts={"at": at}) as block:
+            block.usage(prompt_tokens=1000, completion_tokens=200)
+        quotas[at] = block.receipt.quota
+        assert explained(listed, block.request_id).agrees
+    assert list(quotas.values()) == [245, 123]  # (1000 * 0.27 + 200 * 1.1) / 2, and half of it at night
+    with charge(listed, listed.payer(), "deepseek-chat") as block:
+        block.usage(prompt_tokens=1000, completion_tokens=200)
+    assert block.receipt.quota in quotas.values()
+    assert explained(listed, block.request_id).agrees
+
+
 def test_an_answer_is_billed_meter_by_meter_and_its_entry_says_so(listed: Billing) -> None:
     payer = listed.payer()
     with charge(listed, payer) as block:
