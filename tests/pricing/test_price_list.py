@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from fractions import Fraction
 from pathlib import Path
@@ -322,3 +323,20 @@ def test_changes_that_can_not_be_used_leave_the_prices_as_they_were() -> None:
     with pytest.raises(InvalidRequest, match="can't be used"):
         book.take_changes([Change("group", "vip", "0.5", 1), Change("model", "m", {"of_a_later_release": 1}, 2)])
     assert book.price(model="gpt-5", group="vip").group_ratio == Fraction(1, 2)
+
+
+@pytest.mark.parametrize("catalogue", ["list", "one-api"])
+def test_a_list_of_another_release_has_that_release_s_catalogue(catalogue: Any) -> None:
+    parts = dict(listed(catalogue=catalogue).parts)
+    told = json.loads(parts["catalogue"])
+    if catalogue == "list":
+        [row] = [row for row in told["models"] if (row["provider"], row["model"]) == ("openai", "gpt-5")]
+        row["sheet"] = {"prices": {"input_tokens": "7", "output_tokens": "14"}}
+    else:
+        told["model"]["gpt-5"] = "7/2"
+        told["completion"]["gpt-5"] = "2"
+    parts["catalogue"] = json.dumps(told)
+    old = PriceList.of_parts(parts)
+    assert old.price(model="gpt-5").quota(1000, 1000) == 10_500
+    assert old.version != listed(catalogue=catalogue).version
+    assert PriceList.of_parts(old.parts).version == old.version
