@@ -149,3 +149,27 @@ def test_a_server_that_was_restored_in_the_middle_of_a_batch_accounts_for_nothin
     assert billing.settle().duplicates == 2
     assert accounted(billing) == [((1, 3),)]
     assert incidents(billing) == []
+
+
+def test_a_restore_after_a_refused_batch_was_kept_accounts_for_nothing_of_it(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it was booked, so no answer had told which run of PostgreSQL keeps its dead letter."""
+    payer = billing.payer()
+    _usage_that_can_not_be_stored(billing, payer)
+    add = Ledger.add_dead_letter
+
+    def and_then_another_run(self: Ledger, **fields: Any) -> Any:
+        kept = add(self, **fields)
+        billing.sql("vacuum full billing.users")
+        return kept
+
+    and_then_another_run.__name__ = "add_dead_letter"
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "add_dead_letter", and_then_another_run)
+        with pytest.raises(Unavailable, match="PostgreSQL was restarted while a batch of outbox"):
+            billing.settle()
+    assert accounted(billing) == []
+    assert billing.redis("XLEN", outbox(billing, payer)) == 1
+    billing.sql(EMPTY)
+    billing.redis("FLUSHALL")
