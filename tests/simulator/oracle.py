@@ -51,6 +51,8 @@ class Oracle:
     set_aside: set[tuple[str, str, str]] = field(default_factory=set)  # files of the spool that a person looks at
     newest: dict[Key, tuple[int, int]] = field(default_factory=dict)  # epoch and version it was last seen cached with
     destroyed: set[tuple[str, str, str]] = field(default_factory=set)  # see identity()
+    #: what each restore took, and the bodies that still waited in an outbox then
+    forgotten_books: list[tuple[Books, set[tuple[str, str]]]] = field(default_factory=list)
     accidents: int = 0
     is_aware: Callable[[int], bool] = lambda _: True  # whether a shard of Redis knows PostgreSQL as it is
     forgotten: bool = False  # PostgreSQL was restored to an earlier time
@@ -321,7 +323,12 @@ class Oracle:
             return True
         conflict = ("conflict", event.request_id, event.fingerprint) in books.dead_letters
         gone = identity(event) in self.destroyed | self.set_aside
-        return conflict or books.booked(event) or books.kept(event) or gone
+        body = (event.request_id, event.fingerprint)
+        forgotten = any(
+            body not in waiting and (before.booked(event) or before.kept(event))
+            for before, waiting in self.forgotten_books
+        )
+        return conflict or books.booked(event) or books.kept(event) or gone or forgotten
 
 
 def identity(event: Event) -> tuple[str, str, str]:

@@ -46,6 +46,8 @@ class Restores:
         self.accidents.read_outboxes()
         before = [event for event, sent in accepted if oracle.accounted_for(event, sent=sent)]
         self.world.restore_postgresql()
+        # Calls that are under way were not told yes, and may have been booked: past Redis, or settled while they ring.
+        booked_before = books.copy()
         books.restore(self.backup.books)
         self.count += 1
         self.known = min(self.backup.left, self.backup.left if self.known is None else self.known)
@@ -55,6 +57,7 @@ class Restores:
         oracle.newest.clear()
         oracle.versions_of = {r: v for r, v in oracle.versions_of.items() if r in books.charges}
         waiting = {(f.event.request_id, f.event.fingerprint) for shard in oracle.shards for f in shard.outbox}
+        oracle.forgotten_books.append((booked_before, waiting))
         gone = [event for event in before if (event.request_id, event.fingerprint) not in waiting]
         oracle.destroyed |= {identity(event) for event in gone}
         return f"PostgreSQL is restored; Redis saw booked: {[filed.what for _, filed in self.lacking()]}"
