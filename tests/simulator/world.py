@@ -219,14 +219,14 @@ class World:
     def is_aware(self, at: int) -> bool:
         """Whether this shard of Redis knows which run of PostgreSQL answers, or none at all.
 
-        Where no account is cached it may know an earlier one: who was late to tell it of two restores, told it that.
-        The next account that is loaded there meets the run of today.
+        Where nothing of PostgreSQL was ever seen it may know an earlier one: who was late to tell it of two restores,
+        told it that. The next account that is loaded there meets the run of today.
         """
-        known = self.redis.execute_command("HGET", self.commands.keys.meta(at), "ledger")
-        if not self._run or known is None or known.decode() == self._run:
-            return True
-        here = self.commands.keys.shard(at)
-        return not any(self.redis.execute_command("KEYS", f"{here}{kind}:*") for kind in ("user", "token"))
+        seen = self.redis.execute_command("HMGET", self.commands.keys.meta(at), "ledger", "settled", "version")
+        known = seen[0]
+        return (
+            not self._run or known is None or known.decode() == self._run or not any(map(int, filter(None, seen[1:])))
+        )
 
     def lost_numbers(self) -> set[tuple[int, int, int]]:
         """Shard, epoch and number of what incidents say is gone."""
