@@ -89,4 +89,5 @@ class Restores:
 
     def unaware(self) -> bool:
         """Whether some shard of Redis has not heard of the restore."""
-        return bool(self.count) and not all(self.world.is_aware(at) for at in range(SHARDS))
+        world = self.world
+        return bool(self.count) and not all(world.is_aware(at) or world.saw_nothing(at) for at in range(SHARDS))

@@ -217,16 +217,18 @@ class World:
         ((self._run,),) = self.sql.execute("select billing.server_run()").fetchall()
 
     def is_aware(self, at: int) -> bool:
-        """Whether this shard of Redis knows which run of PostgreSQL answers, or none at all.
+        """Whether this shard of Redis knows which run of PostgreSQL answers, or none at all."""
+        known = self.redis.execute_command("HGET", self.commands.keys.meta(at), "ledger")
+        return not self._run or known is None or known.decode() == self._run
 
-        Where nothing of PostgreSQL was ever seen it may know an earlier one: who was late to tell it of two restores,
-        told it that. The next account that is loaded there meets the run of today.
+    def saw_nothing(self, at: int) -> bool:
+        """Whether this shard of Redis saw nothing of PostgreSQL, and has nothing to tell it.
+
+        Then it may know an earlier run: who was late to tell it of two restores, told it that. The next account that
+        is loaded there meets the run of today.
         """
-        seen = self.redis.execute_command("HMGET", self.commands.keys.meta(at), "ledger", "settled", "version")
-        known = seen[0]
-        return (
-            not self._run or known is None or known.decode() == self._run or not any(map(int, filter(None, seen[1:])))
-        )
+        seen = self.redis.execute_command("HMGET", self.commands.keys.meta(at), "settled", "version")
+        return not any(map(int, filter(None, seen)))
 
     def lost_numbers(self) -> set[tuple[int, int, int]]:
         """Shard, epoch and number of what incidents say is gone."""
