@@ -228,7 +228,9 @@ class World:
         is loaded there meets the run of today.
         """
         seen = self.redis.execute_command("HMGET", self.commands.keys.meta(at), "settled", "version")
-        return not any(map(int, filter(None, seen)))
+        here = self.commands.keys.shard(at)
+        cached = [key for kind in ("user", "token") for key in self.redis.execute_command("KEYS", f"{here}{kind}:*")]
+        return not cached and not any(map(int, filter(None, seen)))
 
     def lost_numbers(self) -> set[tuple[int, int, int]]:
         """Shard, epoch and number of what incidents say is gone."""
